@@ -1,0 +1,174 @@
+//! Files that are whole or absent, hashes that name contents, and the id of a factor space.
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// The name of a factor space. A factorisation is fixed only up to a rotation, so vectors of two spaces cannot be
+/// compared; every artefact that holds vectors carries its space, and mixing two is [`Error::Mismatch`].
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SpaceId(String);
+
+impl SpaceId {
+    /// The space made by these bytes (settings and factors): equal contents, equal name.
+    pub fn of(parts: &[&[u8]]) -> SpaceId {
+        let mut hasher = blake3::Hasher::new();
+        for part in parts {
+            hasher.update(&(part.len() as u64).to_le_bytes());
+            hasher.update(part);
+        }
+        SpaceId(format!("space-{}", &hasher.finalize().to_hex()[..16]))
+    }
+
+    /// A space read back from a file or a command line.
+    pub fn named(name: impl Into<String>) -> SpaceId {
+        SpaceId(name.into())
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// # Errors
+    /// `Mismatch` where `found` is another space than this.
+    pub fn require(&self, what: &str, found: &SpaceId) -> Result<()> {
+        if self == found { Ok(()) } else { Err(Error::mismatch(what, self, found)) }
+    }
+}
+
+impl fmt::Display for SpaceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Writes a file that is whole or absent: written aside in the same folder, synced, renamed over `path`, and the
+/// folder synced, so that neither a crash nor a full disk leaves half a file under the name.
+pub fn atomic_write(path: &Path, write: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>) -> Result<()> {
+    let folder = match path.parent() {
+        Some(p) if !p.as_os_str().is_empty() => p,
+        _ => Path::new("."),
+    };
+    fs::create_dir_all(folder).map_err(Error::io(folder))?;
+    let aside = tempfile::Builder::new().suffix(".partial").tempfile_in(folder).map_err(Error::io(folder))?;
+    let mut out = BufWriter::new(aside.as_file());
+    write(&mut out).and_then(|()| out.flush()).map_err(Error::io(path))?;
+    drop(out);
+    aside.as_file().sync_all().map_err(Error::io(path))?;
+    // Temporary files are private by default; what we publish is as readable as the user's umask would have made it.
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = fs::Permissions::from_mode(0o644);
+        aside.as_file().set_permissions(mode).map_err(Error::io(path))?;
+    }
+    aside.persist(path).map_err(|e| Error::Io { path: path.to_path_buf(), source: e.error })?;
+    File::open(folder).and_then(|d| d.sync_all()).map_err(Error::io(folder))
+}
+
+/// Writes `value` as TOML, atomically.
+pub fn write_toml(path: &Path, value: &impl Serialize) -> Result<()> {
+    let text = toml::to_string_pretty(value).map_err(|e| Error::format(path, "a value that TOML can hold", e))?;
+    atomic_write(path, |out| out.write_all(text.as_bytes()))
+}
+
+/// Reads TOML.
+///
+/// # Errors
+/// `Io`, or `Format` with the line and the field that did not fit.
+pub fn read_toml<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let text = fs::read_to_string(path).map_err(Error::io(path))?;
+    toml::from_str(&text).map_err(|e| Error::format(path, std::any::type_name::<T>(), e))
+}
+
+/// The BLAKE3 hash of a whole file, as 64 hexadecimal digits.
+pub fn file_hash(path: &Path) -> Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    let mut file = File::open(path).map_err(Error::io(path))?;
+    io::copy(&mut file, &mut hasher).map_err(Error::io(path))?;
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// Up to this many bytes a file is hashed whole by [`content_hash`].
+pub const WHOLE_HASH_BYTES: u64 = 16 << 20;
+/// Of a longer file, this many blocks, evenly spread from its first byte to its last, are hashed with its length.
+pub const SAMPLED_BLOCKS: u64 = 256;
+/// The length of one such block, in bytes.
+pub const SAMPLED_BLOCK_BYTES: u64 = 64 << 10;
+
+/// The identity of an upload, as 32 hexadecimal digits: BLAKE3 of the whole file up to [`WHOLE_HASH_BYTES`], and of
+/// the length and [`SAMPLED_BLOCKS`] blocks beyond. So a three-hour mix costs no more to recognise than a song; two
+/// long files of equal length that differ only between the sampled blocks are taken for one.
+pub fn content_hash(path: &Path) -> Result<String> {
+    let mut file = File::open(path).map_err(Error::io(path))?;
+    let length = file.metadata().map_err(Error::io(path))?.len();
+    let mut hasher = blake3::Hasher::new();
+    if length <= WHOLE_HASH_BYTES {
+        // `take` bounds the work on a file that grows while it is read.
+        io::copy(&mut file.take(WHOLE_HASH_BYTES), &mut hasher).map_err(Error::io(path))?;
+    } else {
+        hasher.update(&length.to_le_bytes());
+        let mut block = vec![0; SAMPLED_BLOCK_BYTES as usize];
+        let last = length - SAMPLED_BLOCK_BYTES;
+        for i in 0..SAMPLED_BLOCKS {
+            let at = (u128::from(last) * u128::from(i) / u128::from(SAMPLED_BLOCKS - 1)) as u64;
+            file.seek(SeekFrom::Start(at)).map_err(Error::io(path))?;
+            file.read_exact(&mut block).map_err(Error::io(path))?;
+            hasher.update(&block);
+        }
+    }
+    Ok(hasher.finalize().to_hex()[..32].to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_write_leaves_the_old_file_and_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("sub").join("a.txt");
+        atomic_write(&path, |out| out.write_all(b"old")).unwrap();
+        let failed = atomic_write(&path, |out| {
+            out.write_all(b"half of the new")?;
+            Err(io::Error::other("disk full"))
+        });
+        assert!(failed.unwrap_err().to_string().contains("disk full"));
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn the_content_hash_sees_length_ends_and_middle_of_a_long_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("long");
+        let mut bytes = vec![7u8; (WHOLE_HASH_BYTES + 1_000_003) as usize];
+        let hash = |bytes: &[u8]| {
+            fs::write(&path, bytes).unwrap();
+            content_hash(&path).unwrap()
+        };
+        let first = hash(&bytes);
+        assert_eq!(first, hash(&bytes));
+        let n = bytes.len();
+        for at in [0, n / 2, n - 1] {
+            bytes[at] ^= 1;
+            assert_ne!(first, hash(&bytes), "a change at byte {at} of {n}");
+            bytes[at] ^= 1;
+        }
+        assert_ne!(first, hash(&bytes[..n - 1]));
+    }
+
+    #[test]
+    fn two_spaces_do_not_mix() {
+        let (a, b) = (SpaceId::of(&[b"x", b"y"]), SpaceId::of(&[b"xy"]));
+        assert!(a.require("vectors", &a.clone()).is_ok());
+        assert!(matches!(a.require("vectors", &b), Err(Error::Mismatch { .. })));
+    }
+}
