@@ -14,5 +14,7 @@
 pub mod artefact;
 pub mod error;
 pub mod ids;
+pub mod index;
+pub mod store;
 
 pub use error::{Error, Result};
