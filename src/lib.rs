@@ -12,9 +12,22 @@
 #![recursion_limit = "256"]
 
 pub mod artefact;
+pub mod audio;
+pub mod cli;
+pub mod config;
+pub mod encoder;
 pub mod error;
+pub mod eval;
+pub mod events;
+pub mod factors;
+pub mod handover;
 pub mod ids;
 pub mod index;
+pub mod ingest;
+pub mod inputs;
+pub mod linalg;
+pub mod plot;
+pub mod recommend;
 pub mod store;
 
 pub use error::{Error, Result};

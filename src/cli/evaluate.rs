@@ -1,0 +1,211 @@
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use ndarray::{Array1, Array2, Array3, Axis, s};
+use rayon::prelude::*;
+use serde::Serialize;
+
+use super::factorize::read_interactions;
+use super::train::{HeardTracks, hear_tracks};
+use super::{Context, model_folder, print_json, print_line};
+use crate::audio::{EXCERPT_FRAMES, FrontEnd};
+use crate::encoder::baseline::mean_mel;
+use crate::encoder::{LinearBaseline, Model};
+use crate::error::{Error, Result};
+use crate::eval::{ColdStart, ColdStartScores, split};
+use crate::factors::Factors;
+use crate::ids::{Ids, TrackId};
+
+const EXAMPLES: &str = "\
+Example:
+  debut factorize events.csv --hold-out 0.2 --out factors
+  debut train --factors factors --audio tracks.csv --out runs/mine
+  debut evaluate --model runs/mine --factors factors --events events.csv --audio tracks.csv
+
+The held-out tracks are new to everyone: their events were removed before the fit. Half of the listeners reveal what they
+thought of them, which the ceiling and the popularity oracle may use; every method is scored on the other half: how well
+does it rank the held-out tracks for each listener? Means over listeners, with standard errors.";
+
+#[derive(clap::Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// The model; the shipped one where none is given.
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+
+    /// Factors made with --hold-out.
+    #[arg(long, value_name = "DIR")]
+    factors: PathBuf,
+
+    /// The events that the factors were made from.
+    #[arg(long, value_name = "EVENTS")]
+    events: PathBuf,
+
+    /// The tracks' audio: a manifest with ids, or a folder.
+    #[arg(long, value_name = "DIR|MANIFEST")]
+    audio: PathBuf,
+
+    /// Where spectrograms are kept.
+    #[arg(long, value_name = "DIR", default_value = "runs/spectrograms")]
+    cache: PathBuf,
+
+    /// As it was for `debut train`, so that the cache is shared; the network hears the middle window.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    windows: usize,
+
+    /// The length of each listener's list.
+    #[arg(short, default_value_t = 20)]
+    k: usize,
+}
+
+/// One line of the table.
+#[derive(Serialize)]
+struct Method {
+    method: &'static str,
+    #[serde(flatten)]
+    scores: ColdStartScores,
+    /// Mean cosine of the method's vectors with the ceiling's; none for a method without vectors.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cosine: Option<f64>,
+}
+
+pub fn run(args: Args, context: Context) -> Result<ExitCode> {
+    let model = Model::load(&model_folder(args.model.as_deref())?)?;
+    let factors = Factors::load(&args.factors)?;
+    factors.space.require("the factors' space and the model's", &model.config.space)?;
+    if factors.held_out.is_empty() {
+        return Err(Error::invalid(args.factors.display(), "factors made with --hold-out", "no track held out"));
+    }
+    let all = read_interactions(&args.events, &factors.confidence)?;
+    let (heard, failed) = hear_tracks(&args.audio, &args.cache, args.windows, &context)?;
+    let place: HashMap<&TrackId, usize> = heard.tracks.iter().enumerate().map(|(i, id)| (id, i)).collect();
+    let held: Ids<TrackId> = factors.held_out.iter().cloned().collect();
+    let task = ColdStart::new(
+        &factors,
+        &all.retain_tracks(|id| held.number(id).is_some() && place.contains_key(id)),
+        factors.config.seed,
+    )?;
+
+    let at: Vec<usize> = task.tracks.iter().map(|id| place[id]).collect();
+    let network = model.embed(middles(&heard, &at)?.view())?;
+    let linear = linear(&heard, &factors, &at)?;
+    let ceiling = task.ceiling(&factors)?;
+    let unit_ceiling = unit_rows(&ceiling);
+    let ceiling_cosine = |vectors: &Array2<f32>| {
+        let cosines = vectors.outer_iter().zip(unit_ceiling.outer_iter()).map(|(a, b)| f64::from(a.dot(&b)));
+        Some(cosines.sum::<f64>() / vectors.nrows() as f64)
+    };
+    let k = args.k;
+    let vectors = |method, v: &Array2<f32>, cosine| -> Result<Method> {
+        Ok(Method { method, scores: task.score_vectors(&factors, v.view(), k)?, cosine })
+    };
+    let alike = |method, scores: &[f32]| -> Result<Method> { Ok(Method { method, scores: task.score_alike(scores, k)?, cosine: None }) };
+    let (by_artist, oracle) = (known_popularity(&heard, &factors, &at), task.revealed_plays());
+    let table = [
+        Method { method: "random", scores: task.score_chance(k)?, cosine: None },
+        alike("popularity of the artist or album", &by_artist)?,
+        vectors("linear on mean mel", &linear, ceiling_cosine(&linear))?,
+        vectors("network", &network, ceiling_cosine(&network))?,
+        alike("popularity once released (oracle)", &oracle)?,
+        vectors("ceiling: learned direction", &unit_ceiling, None)?,
+        vectors("ceiling: learned factor", &ceiling, None)?,
+    ];
+    if context.json {
+        for line in &table {
+            print_json(line)?;
+        }
+    } else {
+        print_line(&format!(
+            "{} held-out tracks, {} listeners; {} could not be heard\n",
+            task.tracks.len(),
+            table[0].scores.users,
+            failed
+        ))?;
+        print_line(&format!("| method | recall@{k} | NDCG@{k} | AUC | cosine |"))?;
+        print_line("|---|---|---|---|---|")?;
+        for m in &table {
+            let cell = |v: crate::eval::MeanSe| format!("{:.4} ± {:.4}", v.mean, v.se);
+            print_line(&format!(
+                "| {} | {} | {} | {} | {} |",
+                m.method,
+                cell(m.scores.recall),
+                cell(m.scores.ndcg),
+                cell(m.scores.auc),
+                m.cosine.map_or(String::new(), |c| format!("{c:.3}"))
+            ))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `[n, frames, mel_bands]`: what the network hears of these tracks, the middle of the middle window.
+fn middles(heard: &HeardTracks, tracks: &[usize]) -> Result<Array3<f32>> {
+    let front_end = FrontEnd::default();
+    let start = (EXCERPT_FRAMES - front_end.frames) / 2;
+    let mut mels = Array3::zeros((tracks.len(), front_end.frames, front_end.mel_bands));
+    for (mut to, &track) in mels.axis_iter_mut(Axis(0)).zip(tracks) {
+        to.assign(&heard.load(track, heard.windows / 2)?.slice(s![start..start + front_end.frames, ..]));
+    }
+    Ok(mels)
+}
+
+/// The baseline's unit vectors `[n, d]` of the held-out tracks, fitted on the tracks that have factors.
+fn linear(heard: &HeardTracks, factors: &Factors, held_out: &[usize]) -> Result<Array2<f32>> {
+    let rows: Ids<TrackId> = factors.tracks.iter().cloned().collect();
+    let train: Vec<(usize, usize)> = (heard.tracks.iter().enumerate())
+        .filter_map(|(track, id)| Some((track, rows.number(id)? as usize)))
+        .filter(|&(_, row)| factors.track_factors.row(row).iter().any(|v| *v != 0.0))
+        .collect();
+    let features = |tracks: Vec<usize>| -> Result<Array2<f32>> {
+        let means: Vec<Array1<f32>> = tracks
+            .par_iter()
+            .map(|&track| Ok(mean_mel(middles(heard, &[track])?.index_axis(Axis(0), 0))))
+            .collect::<Result<_>>()?;
+        let mut all = Array2::zeros((means.len(), FrontEnd::default().mel_bands));
+        all.outer_iter_mut().zip(&means).for_each(|(mut to, mean)| to.assign(mean));
+        Ok(all)
+    };
+    let targets = unit_rows(&Array2::from_shape_fn((train.len(), factors.dimensions()), |(i, j)| factors.track_factors[(train[i].1, j)]));
+    let weights = vec![1.0; train.len()];
+    // The penalty is chosen on a fifth of the training tracks.
+    let is_valid = |i: usize| split(&heard.tracks[train[i].0], factors.config.seed ^ 0x6c696e) < 0.2;
+    let (valid, fit): (Vec<usize>, Vec<usize>) = (0..train.len()).partition(|&i| is_valid(i));
+    let all = features(train.iter().map(|t| t.0).collect())?;
+    let baseline = LinearBaseline::fit(all.view(), targets.view(), &weights, &fit, &valid)?;
+    Ok(unit_rows(&baseline.predict(features(held_out.to_vec())?.view())?))
+}
+
+/// What one can know of a new track's popularity: the mean number of listeners of its artist's tracks, else its album's.
+fn known_popularity(heard: &HeardTracks, factors: &Factors, held_out: &[usize]) -> Vec<f32> {
+    let rows: Ids<TrackId> = factors.tracks.iter().cloned().collect();
+    let mut sums: HashMap<(bool, &str), (f32, f32)> = HashMap::new();
+    for (id, input) in heard.tracks.iter().zip(&heard.inputs) {
+        let Some(row) = rows.number(id) else { continue };
+        for key in names(input) {
+            let sum = sums.entry(key).or_default();
+            *sum = (sum.0 + factors.plays[row as usize] as f32, sum.1 + 1.0);
+        }
+    }
+    let mean = |key| sums.get(&key).map(|(plays, n)| plays / n);
+    held_out.iter().map(|&track| names(&heard.inputs[track]).into_iter().find_map(mean).unwrap_or(0.0)).collect()
+}
+
+/// The artist, then the album.
+fn names(input: &crate::inputs::Input) -> Vec<(bool, &str)> {
+    let artist = input.info.artist.as_deref().map(|a| (true, a));
+    let album = input.info.album.as_deref().map(|a| (false, a));
+    artist.into_iter().chain(album).collect()
+}
+
+/// The rows at length 1; a row of zeros stays.
+fn unit_rows(rows: &Array2<f32>) -> Array2<f32> {
+    let mut unit = rows.clone();
+    for mut row in unit.outer_iter_mut() {
+        let length = row.dot(&row).sqrt();
+        if length > 0.0 {
+            row /= length;
+        }
+    }
+    unit
+}

@@ -1,0 +1,98 @@
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::atomic::Ordering;
+
+use serde_json::json;
+
+use super::{Context, count, print_json, print_line, progress};
+use crate::artefact::write_toml;
+use crate::error::Result;
+use crate::eval::hold_out;
+use crate::events::{ConfidenceConfig, Interactions, InteractionsBuilder, read_events};
+use crate::factors::fit;
+
+const EXAMPLES: &str = "\
+Examples:
+  debut factorize plays.parquet --out factors
+  debut factorize events/ --out factors --hold-out 0.2 --set als.dimensions=64 --set confidence.half_life_days=56
+
+Events are rows of time,user,track,action,value in CSV, JSON Lines or Parquet (a file, or a folder of them): time in
+seconds since 1970; action one of play, skip, like, add (play where there is none); value the share of the track that
+was heard, 0 to 1 (1 where there is none).
+
+Writes tracks.npy and users.npy (float32 [n, d]), their ids in tracks.ids and users.ids, and factors.toml.";
+
+#[derive(clap::Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// What people did.
+    #[arg(value_name = "EVENTS")]
+    events: PathBuf,
+
+    /// Where the factors go.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+
+    /// Keep this share of the tracks from the fit, chosen by a hash of their ids: `debut evaluate` takes them for new.
+    #[arg(long, value_name = "SHARE")]
+    hold_out: Option<f64>,
+}
+
+pub fn run(args: Args, context: Context) -> Result<ExitCode> {
+    let config = &context.config;
+    let all = read_interactions(&args.events, &config.confidence)?;
+    let (data, held_out) = match args.hold_out {
+        None => (all, Vec::new()),
+        Some(share) => {
+            let parts = hold_out(&all, share, config.als.seed)?;
+            (parts.train, parts.held_out.tracks.names().to_vec())
+        }
+    };
+    let bar = progress(config.als.iterations as u64, "factorizing");
+    let mut losses = Vec::new();
+    let mut factors = fit(&data, &config.als, &mut |_, loss| {
+        bar.inc(1);
+        bar.set_message(format!("loss {loss:.6e}"));
+        losses.push(loss);
+        if context.stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    bar.finish_and_clear();
+    factors.held_out = held_out;
+    factors.save(&args.out)?;
+    write_toml(&args.out.join("config.toml"), config)?;
+    if context.json {
+        print_json(&json!({
+            "space": factors.space, "users": factors.users.len(), "tracks": factors.tracks.len(),
+            "dimensions": factors.dimensions(), "held_out": factors.held_out.len(), "loss": losses,
+        }))?;
+    } else {
+        print_line(&format!(
+            "{} and {} in {} dimensions, {} held out, loss {:.4e} to {:.4e}: {} in {}",
+            count(factors.users.len() as u64, "listener"),
+            count(factors.tracks.len() as u64, "track"),
+            factors.dimensions(),
+            count(factors.held_out.len() as u64, "track"),
+            losses.first().copied().unwrap_or(f64::NAN),
+            losses.last().copied().unwrap_or(f64::NAN),
+            factors.space,
+            args.out.display()
+        ))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Reads events into a matrix, and says on standard error which rows were left out and why.
+pub fn read_interactions(path: &Path, config: &ConfidenceConfig) -> Result<Interactions> {
+    let mut builder = InteractionsBuilder::new(config, None)?;
+    let bar = progress(0, "reading events");
+    let report = read_events(path, &mut |event| {
+        bar.inc(1);
+        builder.push(&event)
+    })?;
+    bar.finish_and_clear();
+    for (reason, bad) in &report.bad {
+        tracing::warn!("{} left out: {reason}: {}", count(bad.count, "row"), bad.examples.join("; "));
+    }
+    builder.finish()
+}

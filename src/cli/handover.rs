@@ -1,0 +1,243 @@
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use ndarray::Array2;
+use serde::Serialize;
+use serde_json::json;
+
+use super::factorize::read_interactions;
+use super::{Context, count, print_json, print_line, progress};
+use crate::artefact::atomic_write;
+use crate::encoder::Model;
+use crate::error::{Error, Result};
+use crate::events::Interactions;
+use crate::factors::{Factors, Space};
+use crate::handover::{default_lambda, hand_over};
+use crate::ids::{Ids, TrackId};
+use crate::inputs::read_manifest;
+use crate::store::{Change, Listener, Met, Source, SpaceRow, Store, Track, TrackInfo};
+
+const EXAMPLES: &str = "\
+Example:
+  debut factorize plays.parquet --out factors
+  debut handover --factors factors --events plays.parquet
+
+For each track that was heard and played, the vector that is served moves from the prediction towards what its listeners
+say; a track that was played but never heard is added with its learned factor. The listeners come along with their
+histories, so that `debut recommend --user` can answer and say because of what.";
+
+#[derive(clap::Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// What `debut factorize` made.
+    #[arg(long, value_name = "DIR")]
+    factors: PathBuf,
+
+    /// The events it was made from (CSV, JSON Lines, Parquet, or a folder of them).
+    #[arg(long, value_name = "EVENTS")]
+    events: PathBuf,
+
+    /// Titles and artists of tracks that are known from plays alone.
+    #[arg(long, value_name = "tracks.csv|jsonl")]
+    tracks: Option<PathBuf>,
+}
+
+pub fn run(args: Args, context: Context) -> Result<ExitCode> {
+    let factors = Factors::load(&args.factors)?;
+    let data = read_interactions(&args.events, &factors.confidence)?;
+    let words = match &args.tracks {
+        None => HashMap::new(),
+        Some(path) => read_manifest(path)?.into_iter().filter_map(|i| Some((i.id?, i.info))).collect(),
+    };
+    let mut store = Store::open(&context.catalogue)?;
+    let report = hand_over_all(&mut store, &factors, &data, &words)?;
+    store.checkpoint()?;
+    if context.json {
+        print_json(&report)?;
+    } else {
+        print_line(&format!(
+            "{}; {} handed over to plays, {} known from plays alone, {} with sound alone",
+            count(report.listeners, "listener"),
+            report.handed_over,
+            report.learned,
+            report.predicted
+        ))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What a hand-over did.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Report {
+    pub listeners: u64,
+    pub handed_over: u64,
+    pub learned: u64,
+    pub predicted: u64,
+}
+
+/// Gives every track the vector that its evidence supports, and the catalogue its listeners.
+pub fn hand_over_all(
+    store: &mut Store,
+    factors: &Factors,
+    data: &Interactions,
+    words: &HashMap<TrackId, TrackInfo>,
+) -> Result<Report> {
+    let space = factors.space();
+    adopt(store, &space)?;
+    let d = space.dimensions;
+
+    // The vector of every listener of the events: the learned one, or folded in if the fit did not know him.
+    let known: HashMap<_, _> = factors.users.iter().enumerate().map(|(row, id)| (id, row)).collect();
+    let rows: HashMap<_, _> = factors.tracks.iter().enumerate().map(|(row, id)| (id, row)).collect();
+    let fold_in = space.fold_in_users()?;
+    let mut users = Array2::<f32>::zeros((data.users.len(), d));
+    for (user, id) in data.users.names().iter().enumerate() {
+        if let Some(&row) = known.get(id) {
+            users.row_mut(user).assign(&factors.user_factors.row(row));
+            continue;
+        }
+        let (tracks, confidence, preference) = data.by_user.row(user);
+        let met: Vec<usize> = (0..tracks.len()).filter(|&i| rows.contains_key(&data.tracks.names()[tracks[i] as usize])).collect();
+        let mut vectors = Array2::zeros((met.len(), d));
+        for (mut to, &i) in vectors.outer_iter_mut().zip(&met) {
+            to.assign(&factors.track_factors.row(rows[&data.tracks.names()[tracks[i] as usize]]));
+        }
+        let pick = |from: &[f32]| met.iter().map(|&i| from[i]).collect::<Vec<f32>>();
+        let vector = fold_in.solve(vectors.view(), &pick(confidence), &pick(preference))?;
+        users.row_mut(user).iter_mut().zip(vector).for_each(|(to, v)| *to = v);
+    }
+
+    let gram = Array2::from_shape_vec((d, d), space.user_gram.clone())
+        .map_err(|_| Error::mismatch("the Gram matrix of the users", d * d, space.user_gram.len()))?;
+    let lambda = default_lambda(gram.view());
+    let by_track = data.by_user.transpose();
+    let mut report = Report::default();
+    let mut changes = Vec::new();
+    let mut seen: Ids<TrackId> = Ids::new();
+    let mut tracks: Vec<Track> = Vec::new();
+    store.for_each_track(&mut |_, track| {
+        seen.intern(&track.id);
+        tracks.push(track);
+        Ok(())
+    })?;
+    let fresh = factors.tracks.iter().chain(data.tracks.names()).filter(|id| seen.number(id).is_none());
+    let mut fresh: Vec<TrackId> = fresh.cloned().collect();
+    fresh.sort();
+    fresh.dedup();
+    tracks.extend(fresh.into_iter().map(|id| Track {
+        info: words.get(&id).cloned().unwrap_or_default(),
+        id,
+        path: None,
+        content: None,
+        seconds: None,
+        tiled: false,
+        model: None,
+        predicted: None,
+        vector: Vec::new(),
+        norm: space.typical_norm,
+        source: Source::Learned,
+        plays: 0,
+    }));
+
+    let bar = progress(tracks.len() as u64, "handing over");
+    for mut track in tracks {
+        bar.inc(1);
+        let before = track.clone();
+        let number = data.tracks.number(&track.id);
+        track.plays = number.map_or(0, |n| data.plays[n as usize]);
+        let evidence = number.map(|n| by_track.row(n as usize)).filter(|(who, ..)| !who.is_empty());
+        let served: Option<(Vec<f32>, Source)> = match (&track.predicted, evidence) {
+            (Some(predicted), Some((who, confidence, preference))) => {
+                let mut listeners = Array2::zeros((who.len(), d));
+                for (mut to, &user) in listeners.outer_iter_mut().zip(who) {
+                    to.assign(&users.row(user as usize));
+                }
+                let scaled: Vec<f32> = predicted.iter().map(|v| v * space.typical_norm).collect();
+                let y = hand_over(&scaled, gram.view(), listeners.view(), confidence, preference, lambda)?;
+                Some((y, Source::HandedOver))
+            }
+            (Some(predicted), None) => {
+                Some((predicted.iter().map(|v| v * space.typical_norm).collect(), Source::Predicted))
+            }
+            (None, _) => rows.get(&track.id).map(|&row| (factors.track_factors.row(row).to_vec(), Source::Learned)),
+        };
+        let Some((raw, source)) = served else { continue };
+        let norm = raw.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+        if norm < 1e-9 {
+            // A track that was only ever skipped has no direction; what is served stays, and a new one is not added.
+            continue;
+        }
+        track.vector = raw.iter().map(|v| (f64::from(*v) / norm) as f32).collect();
+        track.norm = norm as f32;
+        track.source = source;
+        match source {
+            Source::Predicted => report.predicted += 1,
+            Source::HandedOver => report.handed_over += 1,
+            Source::Learned => report.learned += 1,
+        }
+        if track != before {
+            changes.push(Change::Upsert(Box::new(track)));
+        }
+        if changes.len() == 1000 {
+            store.commit(&std::mem::take(&mut changes))?;
+        }
+    }
+    store.commit(&changes)?;
+    bar.finish_and_clear();
+
+    let listeners: Vec<Listener> = data
+        .users
+        .names()
+        .iter()
+        .enumerate()
+        .map(|(user, id)| {
+            let (tracks, confidence, preference) = data.by_user.row(user);
+            let met = tracks.iter().zip(confidence).zip(preference).map(|((&track, &confidence), &preference)| Met {
+                track: data.tracks.names()[track as usize].clone(),
+                confidence,
+                preference,
+            });
+            Listener { id: id.clone(), vector: users.row(user).to_vec(), history: met.collect() }
+        })
+        .collect();
+    store.set_listeners(&listeners)?;
+    report.listeners = listeners.len() as u64;
+    Ok(report)
+}
+
+/// The file beside a model that describes the space it predicts into.
+const SPACE: &str = "space.json";
+
+/// Writes the description of the space beside a model.
+pub fn write_space(model: &Path, space: &Space) -> Result<()> {
+    let path = model.join(SPACE);
+    let text = describe(space, &path)?;
+    atomic_write(&path, |out| std::io::Write::write_all(out, text.as_bytes()))
+}
+
+/// Gives the catalogue the space of this model, or finds that it has it.
+///
+/// # Errors
+/// `Mismatch` where the catalogue lives in another space.
+pub fn adopt_space(store: &mut Store, folder: &Path, model: &Model) -> Result<()> {
+    let path = folder.join(SPACE);
+    let text = std::fs::read(&path).map_err(Error::io(&path))?;
+    let space: Space =
+        serde_json::from_slice(&text).map_err(|e| Error::format(&path, "the description of a factor space", e))?;
+    model.config.space.require(&format!("the model and {}", path.display()), &space.id)?;
+    match store.space()? {
+        // The catalogue may know a newer description of the same space, with more listeners.
+        Some(row) => row.id.require("the catalogue's space and the model's", &space.id),
+        None => adopt(store, &space),
+    }
+}
+
+fn adopt(store: &mut Store, space: &Space) -> Result<()> {
+    let description = describe(space, store.folder())?;
+    store.set_space(&SpaceRow { id: space.id.clone(), dimensions: space.dimensions, description })
+}
+
+fn describe(space: &Space, path: &Path) -> Result<String> {
+    serde_json::to_string(&json!(space)).map_err(|e| Error::format(path, "a space that JSON can hold", e))
+}

@@ -1,0 +1,104 @@
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::atomic::Ordering;
+
+use super::{Context, count, exit_code, model_folder, print_json, print_line, progress};
+use crate::cli::handover::adopt_space;
+use crate::encoder::Model;
+use crate::error::Result;
+use crate::index::Index;
+use crate::ingest::{Outcome, Status, ingest};
+use crate::inputs::{Input, read_manifest, walk};
+use crate::store::Store;
+
+const EXAMPLES: &str = "\
+Examples:
+  debut ingest ~/Music                                 every audio file in the folder, into ./catalogue
+  debut --catalogue /data/cat ingest --manifest new.csv --json
+  debut ingest ~/Music                                 again: does only what is new or was interrupted
+
+A manifest is CSV or JSON Lines of path,id,artist,title,album,released; only path must be there. Without an id, the id
+is the hash of the content, so that a file which is renamed or moved stays the same track.
+
+With --json, one line a file, told once it is durable:
+  {\"track\":\"…\",\"path\":\"…\",\"status\":\"added|replaced|skipped|failed\",\"reason\":\"…\",\"ms\":41.0}";
+
+#[derive(clap::Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// Files, and folders that are searched for audio.
+    #[arg(required_unless_present = "manifest", value_name = "PATH")]
+    paths: Vec<PathBuf>,
+
+    /// A list of tracks with their ids and words.
+    #[arg(long, value_name = "tracks.csv|jsonl")]
+    manifest: Vec<PathBuf>,
+
+    /// The model that listens; the shipped one where none is given.
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+}
+
+pub fn run(args: Args, context: Context) -> Result<ExitCode> {
+    let folder = model_folder(args.model.as_deref())?;
+    let model = Model::load(&folder)?;
+    let mut inputs: Vec<Input> = Vec::new();
+    for manifest in &args.manifest {
+        inputs.extend(read_manifest(manifest)?);
+    }
+    let mut store = Store::open(&context.catalogue)?;
+    adopt_space(&mut store, &folder, &model)?;
+
+    let bar = progress(inputs.len() as u64, "listening");
+    let found = bar.clone();
+    let from_folders = args.paths.clone().into_iter().flat_map(move |path| {
+        let found = found.clone();
+        walk(&path).inspect(move |_| found.inc_length(1))
+    });
+    let all = inputs.into_iter().map(Ok).chain(from_folders);
+    let mut printed = Ok(());
+    let result = ingest(&mut store, &model, all, &context.config.ingest, &context.stop, &mut |outcome| {
+        bar.inc(1);
+        let line = if context.json {
+            bar.suspend(|| print_json(outcome))
+        } else if matches!(outcome.status, Status::Failed) {
+            bar.suspend(|| print_line(&in_words(outcome)))
+        } else {
+            Ok(())
+        };
+        if line.is_err() {
+            printed = line;
+            context.stop.store(true, Ordering::Relaxed);
+        }
+    });
+    bar.finish_and_clear();
+    printed?;
+    let summary = result?;
+    store.checkpoint()?;
+
+    let mut index = Index::open(&store, &context.config.index)?;
+    if index.graph_is_due() {
+        let bar = progress(index.len() as u64, "building the graph");
+        index.build_graph(&store, &|n| bar.inc(n as u64))?;
+        bar.finish_and_clear();
+    }
+    if !context.json {
+        print_line(&format!(
+            "{} added, {} replaced, {} skipped, {} failed; the catalogue {} holds {}",
+            summary.added,
+            summary.replaced,
+            summary.skipped,
+            summary.failed,
+            context.catalogue.display(),
+            count(store.status()?.tracks, "track")
+        ))?;
+        if summary.failed > 0 {
+            print_line("`debut failures` lists what failed and why")?;
+        }
+    }
+    Ok(exit_code(summary.failed))
+}
+
+fn in_words(outcome: &Outcome) -> String {
+    format!("failed: {}: {}", outcome.path.display(), outcome.reason.as_deref().unwrap_or("no reason given"))
+}

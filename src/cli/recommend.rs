@@ -1,0 +1,249 @@
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use ndarray::Axis;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{Context, exit_code, model_folder, print_json, print_line};
+use crate::artefact::content_hash;
+use crate::audio::hear;
+use crate::encoder::Model;
+use crate::error::{Error, Result};
+use crate::ids::{TrackId, UserId};
+use crate::inputs::read_playlist;
+use crate::recommend::{Audience, Query, Recommendation, Recommender};
+
+const EXAMPLES: &str = "\
+Examples:
+  debut recommend --user listener-17             what this listener should hear next, and because of what
+  debut recommend --track 4f2a…  --listeners 5   its nearest tracks, and the listeners it would be shown to
+  debut recommend --file new.mp3                 the same for a file that need not be in the catalogue
+  debut recommend --playlist road-trip.m3u -k 20
+  debut recommend --queries - --json             one query a line, one answer a line, for services and batches
+
+A line of --queries is one of {\"track\":ID} {\"user\":ID} {\"file\":PATH} {\"playlist\":[ID,…]}, with \"k\" and
+\"listeners\" if wanted; its answer is {\"recommendations\":[…],\"listeners\":[…]} or {\"error\":\"…\"}. Each answer
+knows everything that was acknowledged before its query was read, also by other processes.
+
+With --json otherwise, one line a track: {\"track\":\"…\",\"score\":0.83,\"title\":\"…\",\"artist\":\"…\",\"because\":[…]}";
+
+#[derive(clap::Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    #[command(flatten)]
+    query: One,
+
+    /// How many tracks.
+    #[arg(short, default_value_t = 10)]
+    k: usize,
+
+    /// How many listeners to whom the track would be shown (with --track or --file).
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    listeners: usize,
+
+    /// The model that listens to --file; the shipped one where none is given.
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+}
+
+#[derive(clap::Args, Debug)]
+#[group(required = true, multiple = false)]
+struct One {
+    /// More like this track.
+    #[arg(long, value_name = "ID")]
+    track: Option<TrackId>,
+    /// More like this file.
+    #[arg(long, value_name = "PATH")]
+    file: Option<PathBuf>,
+    /// What this listener should hear next.
+    #[arg(long, value_name = "ID")]
+    user: Option<UserId>,
+    /// What should follow these tracks (.m3u, .m3u8: paths or ids).
+    #[arg(long, value_name = "PATH")]
+    playlist: Option<PathBuf>,
+    /// Many queries, one JSON object a line; - for standard input.
+    #[arg(long, value_name = "FILE")]
+    queries: Option<PathBuf>,
+}
+
+/// One line of `--queries`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    track: Option<TrackId>,
+    user: Option<UserId>,
+    file: Option<PathBuf>,
+    playlist: Option<Vec<TrackId>>,
+    k: Option<usize>,
+    listeners: Option<usize>,
+}
+
+struct Answer {
+    tracks: Vec<Recommendation>,
+    listeners: Vec<Audience>,
+}
+
+pub fn run(args: Args, context: Context) -> Result<ExitCode> {
+    let recommender = Recommender::open(&context.catalogue, &context.config.index)?;
+    let mut ear = Ear { given: args.model.clone(), model: None };
+    if let Some(path) = &args.query.queries {
+        return answer_lines(path, recommender, &mut ear, &args, &context);
+    }
+    let query = match args.query {
+        One { track: Some(id), .. } => Query::Track(id),
+        One { user: Some(id), .. } => Query::User(id),
+        One { file: Some(path), .. } => ear.query(&recommender, &path)?,
+        One { playlist: Some(path), .. } => playlist(&recommender, &path)?,
+        // clap asks for exactly one, and --queries was answered above.
+        One { .. } => return Err(Error::invalid("query", "one of --track --file --user --playlist --queries", "none")),
+    };
+    let answer = answer(&recommender, &query, args.k, args.listeners)?;
+    if context.json {
+        for track in &answer.tracks {
+            print_json(track)?;
+        }
+        for listener in &answer.listeners {
+            print_json(listener)?;
+        }
+    } else {
+        print_answer(&answer)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn answer(recommender: &Recommender, query: &Query, k: usize, listeners: usize) -> Result<Answer> {
+    let vector = match query {
+        _ if listeners == 0 => None,
+        Query::Track(id) => recommender.store().track(id)?.map(|t| t.vector),
+        Query::Sound(vector) => Some(vector.clone()),
+        _ => None,
+    };
+    Ok(Answer {
+        tracks: recommender.recommend(query, k)?,
+        listeners: vector.map_or_else(Vec::new, |v| recommender.audience(&v, listeners)),
+    })
+}
+
+fn print_answer(answer: &Answer) -> Result<()> {
+    for (i, track) in answer.tracks.iter().enumerate() {
+        print_line(&format!("{:>3}  {:.3}  {}", i + 1, track.score, named(track)))?;
+        if !track.because.is_empty() {
+            let played: Vec<String> = track
+                .because
+                .iter()
+                .map(|b| format!("{} ({:.2})", b.title.as_deref().unwrap_or(b.track.as_str()), b.share))
+                .collect();
+            print_line(&format!("            because of {}", played.join(", ")))?;
+        }
+    }
+    if !answer.listeners.is_empty() {
+        print_line("shown to")?;
+        for l in &answer.listeners {
+            print_line(&format!("     {:.3}  {}", l.score, l.listener))?;
+        }
+    }
+    Ok(())
+}
+
+/// "Title, by Artist (id)".
+pub(super) fn named(track: &Recommendation) -> String {
+    match (&track.title, &track.artist) {
+        (Some(title), Some(artist)) => format!("{title}, by {artist}  [{}]", track.track),
+        (Some(title), None) => format!("{title}  [{}]", track.track),
+        _ => track.track.to_string(),
+    }
+}
+
+/// Listens to files, with a model that is loaded for the first of them.
+struct Ear {
+    given: Option<PathBuf>,
+    model: Option<Model>,
+}
+
+impl Ear {
+    /// The catalogue's own track where it has this very content, else what the file sounds like.
+    fn query(&mut self, recommender: &Recommender, path: &Path) -> Result<Query> {
+        let hash = TrackId::new(content_hash(path)?)?;
+        if recommender.store().track(&hash)?.is_some() {
+            return Ok(Query::Track(hash));
+        }
+        let known = recommender.store().file(&crate::inputs::Input::file(path).path)?;
+        if let Some(record) = known
+            && record.content.as_deref() == Some(hash.as_str())
+            && let crate::store::FileOutcome::Track(id) = record.outcome
+        {
+            return Ok(Query::Track(id));
+        }
+        if self.model.is_none() {
+            self.model = Some(Model::load(&model_folder(self.given.as_deref())?)?);
+        }
+        // Set just above.
+        let model = self.model.as_ref().expect("a model");
+        recommender.space().id.require("the catalogue's space and the model's", &model.config.space)?;
+        let front_end = &model.config.front_end;
+        let heard = hear(path, front_end, front_end.frames, 1)?;
+        let vector = model.embed(heard.mels[0].view().insert_axis(Axis(0)))?;
+        Ok(Query::Sound(vector.row(0).to_vec()))
+    }
+}
+
+/// A playlist's lines as tracks: by id, or by the path from which a track came.
+fn playlist(recommender: &Recommender, path: &Path) -> Result<Query> {
+    let mut tracks = Vec::new();
+    for (line, file) in read_playlist(path)? {
+        let by_path = recommender.store().file(&file)?.and_then(|record| match record.outcome {
+            crate::store::FileOutcome::Track(id) => Some(id),
+            crate::store::FileOutcome::Failed { .. } => None,
+        });
+        match by_path.map_or_else(|| TrackId::new(line.clone()), Ok) {
+            Ok(id) if recommender.store().track(&id)?.is_some() => tracks.push(id),
+            _ => tracing::warn!("{}: not in the catalogue: {line}", path.display()),
+        }
+    }
+    if tracks.is_empty() {
+        return Err(Error::format(path, "at least one track of the catalogue", "none"));
+    }
+    Ok(Query::Playlist(tracks))
+}
+
+fn answer_lines(path: &Path, mut recommender: Recommender, ear: &mut Ear, args: &Args, context: &Context) -> Result<ExitCode> {
+    let input: Box<dyn BufRead> = if path == Path::new("-") {
+        Box::new(std::io::stdin().lock())
+    } else {
+        Box::new(BufReader::new(File::open(path).map_err(Error::io(path))?))
+    };
+    let mut failed = 0;
+    for line in input.lines() {
+        let line = line.map_err(Error::io(path))?;
+        if line.trim().is_empty() {
+            continue;
+        }
+        recommender.refresh()?;
+        let mut ask = || {
+            let line: Line = serde_json::from_str(&line).map_err(|e| Error::invalid("query", "a JSON object", e))?;
+            let (k, listeners) = (line.k.unwrap_or(args.k), line.listeners.unwrap_or(args.listeners));
+            let query = match line {
+                Line { track: Some(id), user: None, file: None, playlist: None, .. } => Query::Track(id),
+                Line { track: None, user: Some(id), file: None, playlist: None, .. } => Query::User(id),
+                Line { track: None, user: None, file: Some(path), playlist: None, .. } => ear.query(&recommender, &path)?,
+                Line { track: None, user: None, file: None, playlist: Some(ids), .. } => Query::Playlist(ids),
+                _ => return Err(Error::invalid("query", "one of track, user, file, playlist", "none or several")),
+            };
+            answer(&recommender, &query, k, listeners)
+        };
+        match ask() {
+            Ok(answer) if context.json => {
+                print_json(&json!({ "recommendations": answer.tracks, "listeners": answer.listeners }))?;
+            }
+            Ok(answer) => print_answer(&answer)?,
+            Err(e) => {
+                failed += 1;
+                print_json(&json!({ "error": e.to_string() }))?;
+            }
+        }
+    }
+    Ok(exit_code(failed))
+}

@@ -1,0 +1,86 @@
+//! All settings in one TOML, a section a stage; every section and field may be left out.
+//!
+//! ```toml
+//! [als]
+//! iterations = 30
+//! ```
+//!
+//! `--set als.iterations=30` does the same from the command line. The settings in force are saved with what they made.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
+
+use crate::encoder::{EncoderConfig, TrainConfig};
+use crate::error::{Error, Result};
+use crate::events::ConfidenceConfig;
+use crate::factors::AlsConfig;
+use crate::index::IndexConfig;
+use crate::ingest::IngestConfig;
+
+/// Every stage's settings.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    pub confidence: ConfidenceConfig,
+    pub als: AlsConfig,
+    pub encoder: EncoderConfig,
+    pub train: TrainConfig,
+    pub ingest: IngestConfig,
+    pub index: IndexConfig,
+}
+
+impl Config {
+    /// The defaults, changed by the file, changed by `stage.name=value` pairs.
+    ///
+    /// # Errors
+    /// `Format` or `Invalid` naming the setting that does not exist or has the wrong type.
+    pub fn load(file: Option<&Path>, sets: &[String]) -> Result<Config> {
+        let mut table = match file {
+            None => Table::new(),
+            Some(path) => crate::artefact::read_toml(path)?,
+        };
+        for set in sets {
+            let (name, text) = set.split_once('=').unwrap_or((set, ""));
+            let (stage, field) = name
+                .split_once('.')
+                .filter(|_| set.contains('='))
+                .ok_or_else(|| Error::invalid("--set", "STAGE.NAME=VALUE", set))?;
+            // A value is TOML where it reads as TOML (30, 0.5, true, [1, 2]), else text.
+            let value = text.parse::<Value>().unwrap_or_else(|_| Value::String(text.into()));
+            let section = table.entry(stage).or_insert_with(|| Value::Table(Table::new()));
+            match section {
+                Value::Table(section) => section.insert(field.into(), value),
+                _ => return Err(Error::invalid(format!("setting {stage}"), "a section", "a value")),
+            };
+        }
+        let source = file.map_or("--set".to_string(), |f| f.display().to_string());
+        Value::Table(table).try_into().map_err(|e| Error::invalid(format!("setting in {source}"), "a known name and a fitting value", e))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_file_and_sets_apply_in_that_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.toml");
+        std::fs::write(&path, "[als]\niterations = 3\n[ingest]\nbatch = 8\n").unwrap();
+        let config = Config::load(Some(&path), &["als.iterations=7".into()]).unwrap();
+        assert_eq!((config.als.iterations, config.ingest.batch), (7, 8));
+        assert_eq!(config.index, IndexConfig::default());
+        let again: Config = toml::from_str(&toml::to_string(&config).unwrap()).unwrap();
+        assert_eq!(again, config, "what is saved with a result loads again");
+    }
+
+    #[test]
+    fn a_setting_that_does_not_exist_is_named() {
+        for set in ["als.iteration=3", "alz.iterations=3", "als.iterations=many", "als.iterations", "iterations=3"] {
+            let message = Config::load(None, &[set.to_string()]).unwrap_err().to_string();
+            assert!(message.contains("iteration") || message.contains("alz"), "{set}: {message}");
+        }
+    }
+}

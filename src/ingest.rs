@@ -1,0 +1,471 @@
+//! From new files to catalogue rows: heard on all cores, embedded in batches, committed in groups.
+//!
+//! ```text
+//!  inputs ──► scout ──► workers (one a core) ──► batch ──► encoder ──► Store::commit ──► acknowledged
+//!            known?     hash, decode, mel        ≤ 32                   one sync a batch
+//! ```
+//!
+//! Every file ends as exactly one [`Outcome`], reported after it is durable, so a killed run loses nothing that it
+//! reported, and a rerun does only what is missing. The queues are bounded, so memory is too.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ndarray::{Array3, Axis};
+use serde::{Deserialize, Serialize};
+
+use crate::artefact::content_hash;
+use crate::audio::{self, DECODER_VERSION, FrontEnd, Heard, Tags};
+use crate::encoder::Model;
+use crate::error::{Error, Result};
+use crate::ids::TrackId;
+use crate::inputs::Input;
+use crate::store::{Change, FileOutcome, FileRecord, FileStamp, Source, Store, Track, TrackInfo};
+
+/// Settings of the ingestion job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct IngestConfig {
+    /// Threads that decode; 0 = one a core.
+    pub workers: usize,
+    /// Tracks that go through the network, and to the disk, together. Beyond 32 the network gains nothing.
+    pub batch: usize,
+    /// How long a heard track waits for others to share its batch, in milliseconds: what a lone upload pays.
+    pub linger_ms: u64,
+}
+
+impl Default for IngestConfig {
+    fn default() -> IngestConfig {
+        IngestConfig { workers: 0, batch: 32, linger_ms: 5 }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// New in the catalogue.
+    Added,
+    /// The same id with other content, other tags or another model than before.
+    Replaced,
+    /// Nothing to do: the catalogue has it.
+    Skipped,
+    /// It cannot be used; the catalogue remembers why.
+    Failed,
+}
+
+/// What became of one input, told after it is durable.
+#[derive(Clone, Debug, Serialize)]
+pub struct Outcome {
+    pub track: Option<TrackId>,
+    #[serde(serialize_with = "lossy")]
+    pub path: PathBuf,
+    pub status: Status,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// From the moment the file was opened until the catalogue had it, in milliseconds.
+    pub ms: f64,
+}
+
+fn lossy<S: serde::Serializer>(path: &Path, s: S) -> Result<S::Ok, S::Error> {
+    s.serialize_str(&path.to_string_lossy())
+}
+
+/// How many files ended how.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Summary {
+    pub added: u64,
+    pub replaced: u64,
+    pub skipped: u64,
+    pub failed: u64,
+}
+
+impl Summary {
+    fn count(&mut self, status: Status) {
+        *match status {
+            Status::Added => &mut self.added,
+            Status::Replaced => &mut self.replaced,
+            Status::Skipped => &mut self.skipped,
+            Status::Failed => &mut self.failed,
+        } += 1;
+    }
+}
+
+/// A file that a worker is to hear.
+struct Job {
+    input: Input,
+    stamp: FileStamp,
+    started: Instant,
+}
+
+/// What comes out of the scout and the workers.
+enum Message {
+    /// Settled without the network: what is to be written, and what to say once it is.
+    Settled(Vec<Change>, Outcome),
+    Heard(Job, String, Box<Heard>),
+    /// The catalogue cannot be read: the run cannot go on.
+    Broken(Error),
+}
+
+/// Hears every input and puts it into the catalogue. `report` is called once per input, after its outcome is durable;
+/// `stop` ends the run early, with what is in flight committed.
+///
+/// # Errors
+/// `Mismatch` where the model's space is not the catalogue's; `Interrupted` after `stop`; what the catalogue's disk
+/// says. A file that cannot be used is no error: it is reported and remembered.
+pub fn ingest(
+    store: &mut Store,
+    model: &Model,
+    inputs: impl Iterator<Item = Result<Input>> + Send,
+    config: &IngestConfig,
+    stop: &AtomicBool,
+    report: &mut dyn FnMut(&Outcome),
+) -> Result<Summary> {
+    if let Some(space) = store.space()? {
+        space.id.require("the catalogue's space and the model's", &model.config.space)?;
+    }
+    let cores = thread::available_parallelism().map_or(1, |n| n.get());
+    let workers = if config.workers == 0 { cores } else { config.workers };
+    let model_id = model.id();
+    let (folder, front_end) = (store.folder().to_path_buf(), &model.config.front_end);
+    let (to_workers, jobs) = mpsc::sync_channel::<Job>(2 * workers);
+    let (to_batch, messages) = mpsc::sync_channel::<Message>(2 * workers);
+    let jobs = Arc::new(Mutex::new(jobs));
+
+    thread::scope(|scope| {
+        let to_batch_of_scout = to_batch.clone();
+        let (scout_folder, scout_model) = (folder.clone(), model_id.clone());
+        scope.spawn(move || scout(&scout_folder, &scout_model, inputs, stop, to_workers, to_batch_of_scout));
+        for _ in 0..workers {
+            let (jobs, to_batch, folder, model_id) = (jobs.clone(), to_batch.clone(), folder.clone(), model_id.clone());
+            scope.spawn(move || work(&folder, &model_id, front_end, stop, &jobs, &to_batch));
+        }
+        drop(to_batch);
+        let mut batch = Batch { store, model, model_id, heard: Vec::new(), settled: Vec::new(), summary: Summary::default(), report };
+        let done = batch.run(&messages, config, stop);
+        if done.is_err() {
+            // The threads end when they find nobody listening.
+            stop.store(true, Ordering::Relaxed);
+        }
+        drop(messages);
+        done.map(|()| batch.summary)
+    })
+}
+
+/// Decides, from the catalogue and the file's stamp alone, what needs to be heard.
+fn scout(
+    folder: &Path,
+    model_id: &str,
+    inputs: impl Iterator<Item = Result<Input>>,
+    stop: &AtomicBool,
+    to_workers: SyncSender<Job>,
+    to_batch: SyncSender<Message>,
+) {
+    let store = match Store::read(folder) {
+        Ok(store) => store,
+        Err(e) => {
+            // Nobody listening means that the run is over already.
+            let _ = to_batch.send(Message::Broken(e));
+            return;
+        }
+    };
+    for input in inputs {
+        if stop.load(Ordering::Relaxed) {
+            return;
+        }
+        let started = Instant::now();
+        let job = input.and_then(|input| Ok(Job { stamp: FileStamp::of(&input.path)?, input, started }));
+        let sent = match job {
+            Err(e) => {
+                let path = match &e {
+                    Error::Io { path, .. } => path.clone(),
+                    _ => PathBuf::new(),
+                };
+                let stamp = FileStamp { path, size: 0, modified: 0 };
+                to_batch.send(failed(stamp, None, &e, started)).is_ok()
+            }
+            Ok(job) => match known(&store, &job, model_id) {
+                Ok(Some(message)) => to_batch.send(message).is_ok(),
+                Ok(None) => to_workers.send(job).is_ok(),
+                Err(e) => to_batch.send(Message::Broken(e)).is_ok(),
+            },
+        };
+        if !sent {
+            return;
+        }
+    }
+}
+
+/// What the catalogue already knows of an unchanged file; `None` if it must be heard.
+fn known(store: &Store, job: &Job, model_id: &str) -> Result<Option<Message>> {
+    let Some(record) = store.file(&job.input.path)?.filter(|r| r.stamp == job.stamp) else { return Ok(None) };
+    match record.outcome {
+        FileOutcome::Failed { reason, retry: false } if record.decoder == DECODER_VERSION => {
+            let outcome = outcome(job, None, Status::Failed, Some(reason));
+            Ok(Some(Message::Settled(Vec::new(), outcome)))
+        }
+        FileOutcome::Track(id) if job.input.id.as_ref().is_none_or(|wanted| *wanted == id) => {
+            let Some(track) = store.track(&id)?.filter(|t| t.model.as_deref() == Some(model_id)) else { return Ok(None) };
+            let mut retitled = track.clone();
+            retitled.info = merged(job.input.info.clone(), track.info.clone());
+            let (changes, status, reason) = if retitled == track {
+                (Vec::new(), Status::Skipped, "unchanged")
+            } else {
+                (vec![Change::Upsert(Box::new(retitled))], Status::Replaced, "the manifest's words changed")
+            };
+            Ok(Some(Message::Settled(changes, outcome(job, Some(id), status, Some(reason.into())))))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// Hears files until there are no more.
+fn work(
+    folder: &Path,
+    model_id: &str,
+    front_end: &FrontEnd,
+    stop: &AtomicBool,
+    jobs: &Mutex<Receiver<Job>>,
+    to_batch: &SyncSender<Message>,
+) {
+    let store = match Store::read(folder) {
+        Ok(store) => store,
+        Err(e) => {
+            let _ = to_batch.send(Message::Broken(e));
+            return;
+        }
+    };
+    loop {
+        // A worker that panicked holding the lock held nothing but a receiver.
+        let job = jobs.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).recv();
+        let Ok(job) = job else { return };
+        if stop.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut job = job;
+        job.started = Instant::now();
+        let message = match content_hash(&job.input.path) {
+            Err(e) => failed(job.stamp, None, &e, job.started),
+            Ok(content) => match same_content(&store, &job, &content, model_id) {
+                Err(e) => Message::Broken(e),
+                Ok(Some(message)) => message,
+                Ok(None) => match audio::hear(&job.input.path, front_end, front_end.frames, 1) {
+                    Ok(heard) => Message::Heard(job, content, Box::new(heard)),
+                    Err(e) => failed(job.stamp, Some(content), &e, job.started),
+                },
+            },
+        };
+        if to_batch.send(message).is_err() {
+            return;
+        }
+    }
+}
+
+/// The file is new, but what is in it is not: only its place has to be remembered.
+fn same_content(store: &Store, job: &Job, content: &str, model_id: &str) -> Result<Option<Message>> {
+    let id = track_id(job, content);
+    let same = |t: &Track| t.content.as_deref() == Some(content) && t.model.as_deref() == Some(model_id);
+    let Some(track) = store.track(&id)?.filter(same) else { return Ok(None) };
+    let mut changes = vec![file_of(job, content, &id)];
+    let mut now = track.clone();
+    now.info = merged(job.input.info.clone(), track.info.clone());
+    let there = track.path.as_deref().unwrap_or(Path::new(""));
+    let reason = if there == job.input.path {
+        "same content as before".to_string()
+    } else if there.exists() {
+        format!("same content as {}", there.display())
+    } else {
+        now.path = Some(job.input.path.clone());
+        format!("moved here from {}", there.display())
+    };
+    let status = if now.info == track.info { Status::Skipped } else { Status::Replaced };
+    if now != track {
+        changes.push(Change::Upsert(Box::new(now)));
+    }
+    Ok(Some(Message::Settled(changes, outcome(job, Some(id), status, Some(reason)))))
+}
+
+/// What is heard and settled but not yet on the disk.
+struct Batch<'a> {
+    store: &'a mut Store,
+    model: &'a Model,
+    model_id: String,
+    heard: Vec<(Job, String, Box<Heard>)>,
+    settled: Vec<(Vec<Change>, Outcome)>,
+    summary: Summary,
+    report: &'a mut dyn FnMut(&Outcome),
+}
+
+impl Batch<'_> {
+    fn run(&mut self, messages: &Receiver<Message>, config: &IngestConfig, stop: &AtomicBool) -> Result<()> {
+        let size = config.batch.max(1);
+        loop {
+            let waiting = !(self.heard.is_empty() && self.settled.is_empty());
+            let message = if waiting {
+                messages.recv_timeout(Duration::from_millis(config.linger_ms))
+            } else {
+                messages.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            };
+            match message {
+                Ok(Message::Heard(job, content, heard)) => self.heard.push((job, content, heard)),
+                // Nothing to write: nothing to wait for.
+                Ok(Message::Settled(changes, outcome)) if changes.is_empty() => self.acknowledge(outcome),
+                Ok(Message::Settled(changes, outcome)) => self.settled.push((changes, outcome)),
+                Ok(Message::Broken(e)) => return Err(e),
+                Err(RecvTimeoutError::Timeout) => self.flush()?,
+                Err(RecvTimeoutError::Disconnected) => {
+                    self.flush()?;
+                    return if stop.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(()) };
+                }
+            }
+            // Settled files are cheap; they share a commit, but not without end.
+            if self.heard.len() >= size || self.settled.len() >= 16 * size {
+                self.flush()?;
+            }
+        }
+    }
+
+    /// Embeds, commits, acknowledges.
+    fn flush(&mut self) -> Result<()> {
+        let heard = std::mem::take(&mut self.heard);
+        let settled = std::mem::take(&mut self.settled);
+        let mut changes: Vec<Change> = Vec::new();
+        let mut outcomes: Vec<(Instant, Outcome)> = Vec::new();
+        let now = Instant::now();
+        for (settled_changes, outcome) in settled {
+            changes.extend(settled_changes);
+            outcomes.push((now, outcome));
+        }
+        if !heard.is_empty() {
+            let front_end = &self.model.config.front_end;
+            let mut mels = Array3::zeros((heard.len(), front_end.frames, front_end.mel_bands));
+            for (mut row, (_, _, h)) in mels.axis_iter_mut(Axis(0)).zip(&heard) {
+                row.assign(&h.mels[0]);
+            }
+            let predicted = self.model.embed(mels.view())?;
+            let mut in_batch: HashMap<TrackId, String> = HashMap::new();
+            for ((job, content, heard), vector) in heard.into_iter().zip(predicted.outer_iter()) {
+                let id = track_id(&job, &content);
+                let before = self.store.track(&id)?;
+                let same = |t: &Track| t.content.as_deref() == Some(&content) && t.model.as_ref() == Some(&self.model_id);
+                let twin = in_batch.get(&id) == Some(&content) || before.as_ref().is_some_and(same);
+                changes.push(file_of(&job, &content, &id));
+                let (status, reason) = if twin {
+                    (Status::Skipped, Some("same content as another file of this run".to_string()))
+                } else {
+                    let audio_before = before.as_ref().is_some_and(|t| t.content.is_some());
+                    let track = self.track(&job, &id, &content, &heard, vector.to_vec(), before);
+                    changes.push(Change::Upsert(Box::new(track)));
+                    in_batch.insert(id.clone(), content);
+                    (if audio_before { Status::Replaced } else { Status::Added }, None)
+                };
+                outcomes.push((job.started, outcome(&job, Some(id), status, reason)));
+            }
+        }
+        self.store.commit(&changes)?;
+        for (started, mut outcome) in outcomes {
+            outcome.ms += started.elapsed().as_secs_f64() * 1e3;
+            self.acknowledge(outcome);
+        }
+        Ok(())
+    }
+
+    /// The catalogue row of a track just heard. What its listeners taught about it stays: the hand-over looks at both.
+    fn track(
+        &self,
+        job: &Job,
+        id: &TrackId,
+        content: &str,
+        heard: &Heard,
+        predicted: Vec<f32>,
+        before: Option<Track>,
+    ) -> Track {
+        let played = before.filter(|t| t.plays > 0);
+        Track {
+            id: id.clone(),
+            path: Some(job.input.path.clone()),
+            content: Some(content.to_string()),
+            info: merged(job.input.info.clone(), info_of(&heard.tags)),
+            seconds: heard.seconds,
+            tiled: heard.tiled,
+            model: Some(self.model_id.clone()),
+            vector: played.as_ref().map_or_else(|| predicted.clone(), |t| t.vector.clone()),
+            predicted: Some(predicted),
+            norm: played.as_ref().map_or(self.model.config.typical_norm, |t| t.norm),
+            source: played.as_ref().map_or(Source::Predicted, |t| t.source),
+            plays: played.as_ref().map_or(0, |t| t.plays),
+        }
+    }
+
+    fn acknowledge(&mut self, outcome: Outcome) {
+        self.summary.count(outcome.status);
+        (self.report)(&outcome);
+    }
+}
+
+fn track_id(job: &Job, content: &str) -> TrackId {
+    // A hash is 32 hexadecimal digits, so it is an id.
+    job.input.id.clone().unwrap_or_else(|| TrackId::new(content).expect("a hash is an id"))
+}
+
+fn file_of(job: &Job, content: &str, id: &TrackId) -> Change {
+    Change::File(FileRecord {
+        stamp: job.stamp.clone(),
+        content: Some(content.to_string()),
+        outcome: FileOutcome::Track(id.clone()),
+        decoder: DECODER_VERSION,
+    })
+}
+
+fn outcome(job: &Job, track: Option<TrackId>, status: Status, reason: Option<String>) -> Outcome {
+    Outcome { track, path: job.input.path.clone(), status, reason, ms: 0.0 }
+}
+
+fn failed(stamp: FileStamp, content: Option<String>, error: &Error, started: Instant) -> Message {
+    // The path has its own field.
+    let text = error.to_string();
+    let reason = text.strip_prefix(&format!("{}: ", stamp.path.display())).unwrap_or(&text).to_string();
+    let outcome = Outcome {
+        track: None,
+        path: stamp.path.clone(),
+        status: Status::Failed,
+        reason: Some(reason.clone()),
+        ms: started.elapsed().as_secs_f64() * 1e3,
+    };
+    // A disk that did not answer may answer tomorrow; a damaged file stays damaged until it changes.
+    let retry = matches!(error, Error::Io { .. });
+    let file = FileRecord { stamp, content, outcome: FileOutcome::Failed { reason, retry }, decoder: DECODER_VERSION };
+    Message::Settled(vec![Change::File(file)], outcome)
+}
+
+/// The manifest's words where it has some, the tags' otherwise.
+fn merged(first: TrackInfo, then: TrackInfo) -> TrackInfo {
+    TrackInfo {
+        title: first.title.or(then.title),
+        artist: first.artist.or(then.artist),
+        album: first.album.or(then.album),
+        year: first.year.or(then.year),
+        genre: first.genre.or(then.genre),
+        isrc: first.isrc.or(then.isrc),
+        musicbrainz: first.musicbrainz.or(then.musicbrainz),
+        released: first.released.or(then.released),
+    }
+}
+
+fn info_of(tags: &Tags) -> TrackInfo {
+    let t = tags.clone();
+    TrackInfo {
+        title: t.title,
+        artist: t.artist,
+        album: t.album,
+        year: t.year,
+        genre: t.genre,
+        isrc: t.isrc,
+        musicbrainz: t.musicbrainz_recording,
+        released: None,
+    }
+}

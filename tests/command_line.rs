@@ -1,0 +1,297 @@
+//! The command line is a contract: these are its sentences.
+
+mod common;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use common::{debut, json, music, run, write_song};
+use serde_json::Value;
+
+fn statuses(lines: &[Value]) -> Vec<&str> {
+    lines.iter().map(|l| l["status"].as_str().unwrap()).collect()
+}
+
+#[test]
+fn what_can_be_read_is_in_the_catalogue_what_cannot_is_in_failures_and_a_second_run_ingests_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    music(dir.path(), 5);
+    fs::write(dir.path().join("music/page.mp3"), "<html>404</html>".repeat(100)).unwrap();
+    fs::write(dir.path().join("music/empty.flac"), "").unwrap();
+    fs::write(dir.path().join("music/cover.jpg"), "not audio by its name").unwrap();
+    let first = json(dir.path(), 1, &["--catalogue", "c", "ingest", "music", "--json"]);
+    assert_eq!(first.len(), 7);
+    for line in &first {
+        assert!(line["path"].is_string() && line["ms"].as_f64().unwrap() >= 0.0);
+        match line["status"].as_str().unwrap() {
+            "added" => assert_eq!(line["track"].as_str().unwrap().len(), 32),
+            "failed" => assert!(line["track"].is_null() && !line["reason"].as_str().unwrap().is_empty()),
+            other => panic!("{other}"),
+        }
+    }
+    let failures = json(dir.path(), 0, &["--catalogue", "c", "failures", "--json"]);
+    let failed: Vec<&str> = failures.iter().map(|f| f["path"].as_str().unwrap().rsplit('/').next().unwrap()).collect();
+    assert_eq!(failed, ["empty.flac", "page.mp3"]);
+
+    let second = json(dir.path(), 1, &["--catalogue", "c", "ingest", "music", "--json"]);
+    assert_eq!(statuses(&second).iter().filter(|s| **s == "skipped").count(), 5);
+    assert_eq!(statuses(&second).iter().filter(|s| **s == "failed").count(), 2);
+    let status = &json(dir.path(), 0, &["--catalogue", "c", "status", "--json"])[0];
+    assert_eq!((status["tracks"].as_u64(), status["failures"].as_u64()), (Some(5), Some(2)));
+    let seq = status["seq"].clone();
+
+    // A file that was damaged and is mended is taken; one that is gone from the failures stays gone.
+    write_song(&dir.path().join("music/page.mp3"), 40);
+    let third = json(dir.path(), 1, &["--catalogue", "c", "ingest", "music", "--json"]);
+    assert_eq!(statuses(&third).iter().filter(|s| **s == "added").count(), 1);
+    let status = &json(dir.path(), 0, &["--catalogue", "c", "status", "--json"])[0];
+    assert_eq!((status["tracks"].as_u64(), status["failures"].as_u64()), (Some(6), Some(1)));
+    assert_ne!(status["seq"], seq);
+    assert_eq!(json(dir.path(), 0, &["--catalogue", "c", "check", "--json"])[0]["ok"], true);
+}
+
+#[test]
+fn the_same_content_is_one_track_and_the_same_id_with_new_content_is_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    write_song(&at("a.wav"), 1);
+    fs::copy(at("a.wav"), at("copy.wav")).unwrap();
+    let lines = json(dir.path(), 0, &["ingest", "a.wav", "copy.wav", "--json"]);
+    let mut both = statuses(&lines);
+    both.sort_unstable();
+    assert_eq!(both, ["added", "skipped"]);
+    assert_eq!(lines[0]["track"], lines[1]["track"]);
+
+    fs::write(at("m.csv"), "path,id,title,artist\na.wav,song-1,First,Somebody\n").unwrap();
+    assert_eq!(statuses(&json(dir.path(), 0, &["ingest", "--manifest", "m.csv", "--json"])), ["added"]);
+    assert_eq!(statuses(&json(dir.path(), 0, &["ingest", "--manifest", "m.csv", "--json"])), ["skipped"]);
+    fs::write(at("m.csv"), "path,id,title,artist\na.wav,song-1,Renamed,Somebody\n").unwrap();
+    assert_eq!(statuses(&json(dir.path(), 0, &["ingest", "--manifest", "m.csv", "--json"])), ["replaced"]);
+    write_song(&at("a.wav"), 2);
+    let lines = json(dir.path(), 0, &["ingest", "--manifest", "m.csv", "--json"]);
+    assert_eq!((statuses(&lines), lines[0]["track"].as_str()), (vec!["replaced"], Some("song-1")));
+
+    let near = json(dir.path(), 0, &["recommend", "--file", "copy.wav", "--json"]);
+    assert_eq!(near[0]["title"], "Renamed", "{near:?}");
+}
+
+#[test]
+fn every_way_to_ask_has_an_answer_of_the_same_form() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = music(dir.path(), 12);
+    let mut manifest = String::from("path,id,title\n");
+    for i in 0..12 {
+        manifest += &format!("music/album {}/song {i:03}.wav,song-{i},Song {i}\n", i / 10);
+    }
+    fs::write(dir.path().join("tracks.csv"), manifest).unwrap();
+    json(dir.path(), 0, &["ingest", "--manifest", "tracks.csv", "--json"]);
+    write_song(&dir.path().join("new.wav"), 3);
+    fs::write(dir.path().join("list.m3u"), "#EXTM3U\nsong-1\nmusic/album 0/song 002.wav\nnot here\n").unwrap();
+
+    let asks: [&[&str]; 3] = [&["--track", "song-3"], &["--file", "new.wav"], &["--playlist", "list.m3u"]];
+    for ask in asks {
+        let arguments = [&["recommend"], ask, &["-k", "4", "--json"]].concat();
+        let lines = json(dir.path(), 0, &arguments);
+        assert_eq!(lines.len(), 4, "{ask:?}");
+        let scores: Vec<f64> = lines.iter().map(|l| l["score"].as_f64().unwrap()).collect();
+        assert!(scores.is_sorted_by(|a, b| a >= b) && scores.iter().all(|s| s.abs() <= 1.0 + 1e-5), "{scores:?}");
+        for line in &lines {
+            assert!(line["track"].is_string() && line["title"].is_string() && line["because"].is_array());
+            if ask[0] == "--playlist" {
+                let played: Vec<&str> =
+                    line["because"].as_array().unwrap().iter().map(|b| b["track"].as_str().unwrap()).collect();
+                assert!(played.iter().all(|p| ["song-1", "song-2"].contains(p)), "{played:?}");
+                assert!(!["song-1", "song-2"].contains(&line["track"].as_str().unwrap()));
+            }
+        }
+    }
+    // new.wav has the content of song-3, under a name that the catalogue does not know.
+    let by_file = json(dir.path(), 0, &["recommend", "--file", "new.wav", "-k", "1", "--json"]);
+    assert_eq!(by_file[0]["track"], "song-3");
+    assert!((by_file[0]["score"].as_f64().unwrap() - 1.0).abs() < 1e-5);
+
+    for ask in [["--track", "nobody"], ["--user", "nobody"], ["--file", "nothing.mp3"]] {
+        let (code, stdout, stderr) = run(dir.path(), &["recommend", ask[0], ask[1]]);
+        assert_eq!((code, stdout.as_str()), (2, ""));
+        assert!(stderr.contains(ask[1]), "{stderr}");
+    }
+    fs::remove_dir_all(folder).unwrap();
+    assert_eq!(json(dir.path(), 0, &["remove", "song-3", "--json"])[0]["status"], "removed");
+    assert_eq!(json(dir.path(), 1, &["remove", "song-3", "--json"])[0]["status"], "not_there");
+    let (code, ..) = run(dir.path(), &["recommend", "--track", "song-3"]);
+    assert_eq!(code, 2);
+}
+
+#[test]
+fn another_running_process_knows_a_new_song_within_a_second_of_its_acknowledgement() {
+    let dir = tempfile::tempdir().unwrap();
+    music(dir.path(), 6);
+    json(dir.path(), 0, &["ingest", "music", "--json"]);
+    let mut service = debut(dir.path())
+        .args(["recommend", "--queries", "-", "--json"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut ask = service.stdin.take().unwrap();
+    let mut answers = BufReader::new(service.stdout.take().unwrap()).lines();
+    let mut query = |line: String| -> Value {
+        writeln!(ask, "{line}").unwrap();
+        serde_json::from_str(&answers.next().unwrap().unwrap()).unwrap()
+    };
+    assert!(query(r#"{"track":"nobody"}"#.into())["error"].as_str().unwrap().contains("nobody"));
+    for i in 0..3 {
+        let path = dir.path().join(format!("upload {i}.wav"));
+        write_song(&path, 20 + i);
+        let mut ingest =
+            debut(dir.path()).args(["ingest", "--json"]).arg(&path).stdout(Stdio::piped()).spawn().unwrap();
+        let line = BufReader::new(ingest.stdout.take().unwrap()).lines().next().unwrap().unwrap();
+        let acknowledged = Instant::now();
+        let new = serde_json::from_str::<Value>(&line).unwrap()["track"].as_str().unwrap().to_string();
+        // Its neighbours, and itself among the neighbours of another.
+        let own = query(format!(r#"{{"track":"{new}","k":3}}"#));
+        assert_eq!(own["recommendations"].as_array().unwrap().len(), 3, "{own}");
+        let neighbour = own["recommendations"][0]["track"].as_str().unwrap().to_string();
+        let of_neighbour = query(format!(r#"{{"track":"{neighbour}","k":20}}"#));
+        assert!(of_neighbour["recommendations"].as_array().unwrap().iter().any(|r| r["track"] == new.as_str()));
+        assert!(acknowledged.elapsed() < Duration::from_secs(1), "{:?}", acknowledged.elapsed());
+        assert!(ingest.wait().unwrap().success());
+    }
+    drop(query);
+    drop(ask);
+    assert_eq!(service.wait().unwrap().code(), Some(1), "one query had no answer");
+}
+
+#[test]
+fn spectrograms_and_vectors_come_out_as_arrays() {
+    use ndarray::{Array2, Axis};
+    use ndarray_npy::ReadNpyExt;
+    let dir = tempfile::tempdir().unwrap();
+    music(dir.path(), 3);
+    fs::write(dir.path().join("bad.mp3"), "no audio").unwrap();
+    let song = "music/album 0/song 000.wav";
+    json(dir.path(), 0, &["mel", song, "--out", "mel.npy", "--wav", "heard.wav", "--json"]);
+    let mel = Array2::<f32>::read_npy(fs::File::open(dir.path().join("mel.npy")).unwrap()).unwrap();
+    assert_eq!(mel.dim(), (599, 128));
+    assert!(mel.iter().all(|v| v.is_finite()) && mel.iter().any(|v| *v > 1.0));
+    let heard = hound::WavReader::open(dir.path().join("heard.wav")).unwrap();
+    assert_eq!((heard.spec().sample_rate, heard.duration()), (22_050, 614_400));
+    json(dir.path(), 0, &["mel", song, "--out", "mel.png", "--json"]);
+    assert!(fs::read(dir.path().join("mel.png")).unwrap().starts_with(b"\x89PNG"));
+
+    // One bad input: the rest goes on, and the exit code says so.
+    let report = json(dir.path(), 1, &["embed", "music", "bad.mp3", "--out", "v.npy", "--json"]);
+    assert_eq!((report[0]["embedded"].as_u64(), report[0]["failed"].as_u64()), (Some(3), Some(1)));
+    let vectors = Array2::<f32>::read_npy(fs::File::open(dir.path().join("v.npy")).unwrap()).unwrap();
+    assert_eq!(vectors.dim(), (3, 40));
+    for row in vectors.axis_iter(Axis(0)) {
+        assert!((row.dot(&row) - 1.0).abs() < 1e-5);
+    }
+    assert_eq!(fs::read_to_string(dir.path().join("v.ids")).unwrap().lines().count(), 3);
+    json(dir.path(), 0, &["embed", "music", "--out", "v.parquet", "--json"]);
+    let file = fs::File::open(dir.path().join("v.parquet")).unwrap();
+    let reader = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
+    let names: Vec<String> = reader.schema().fields().iter().map(|f| f.name().clone()).collect();
+    assert_eq!(names, ["track", "path", "vector"]);
+    assert_eq!(reader.build().unwrap().map(|b| b.unwrap().num_rows()).sum::<usize>(), 3);
+}
+
+#[test]
+fn plays_become_factors_factors_a_model_and_the_model_a_table() {
+    let dir = tempfile::tempdir().unwrap();
+    music(dir.path(), 48);
+    let mut manifest = String::from("path,id,artist\n");
+    for i in 0..48 {
+        manifest += &format!("music/album {}/song {i:03}.wav,song-{i},artist {}\n", i / 10, i % 2);
+    }
+    fs::write(dir.path().join("tracks.csv"), manifest).unwrap();
+    // Listeners of low songs and listeners of high ones.
+    let mut events = String::from("time,user,track,action,value\n");
+    for user in 0..80 {
+        for i in 0..12 {
+            let song = (user * 7 + i * 5) % 24 + 24 * (user % 2);
+            events += &format!("{},user-{user},song-{song},play,1\n", 1_700_000_000 + user * 100 + i);
+        }
+    }
+    events += "never,user-1,song-1,play,1\n";
+    fs::write(dir.path().join("events.csv"), events).unwrap();
+
+    let (code, stdout, stderr) = run(
+        dir.path(),
+        &["factorize", "events.csv", "--out", "factors", "--hold-out", "0.25", "--set", "als.dimensions=8", "--json"],
+    );
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stderr.contains("1 row left out") && stderr.contains("events.csv"), "{stderr}");
+    let report: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(report["dimensions"], 8);
+    let held = report["held_out"].as_u64().unwrap();
+    assert_eq!(held + report["tracks"].as_u64().unwrap(), 48);
+
+    let small = "[encoder]\nchannels = [8, 8, 8, 8]\ndense = [16, 16]\ndimensions = 8\ndropout = 0.0\n[train]\nepochs = 3\nbatch_size = 8\n";
+    fs::write(dir.path().join("small.toml"), small).unwrap();
+    let train =
+        ["train", "--factors", "factors", "--audio", "tracks.csv", "--out", "runs/small", "--config", "small.toml"];
+    let lines = json(dir.path(), 0, &[&train[..], &["--json"]].concat());
+    assert_eq!(lines.len(), 4, "three epochs and the model: {lines:?}");
+    for file in ["model.toml", "model.safetensors", "space.json", "metrics.jsonl", "curve.svg", "config.toml"] {
+        assert!(dir.path().join("runs/small").join(file).is_file(), "{file}");
+    }
+
+    let evaluate = [
+        "evaluate",
+        "--model",
+        "runs/small",
+        "--factors",
+        "factors",
+        "--events",
+        "events.csv",
+        "--audio",
+        "tracks.csv",
+        "-k",
+        "3",
+        "--json",
+    ];
+    let table = json(dir.path(), 0, &evaluate);
+    let score = |method: &str| {
+        let line = table.iter().find(|l| l["method"].as_str().unwrap().starts_with(method)).unwrap();
+        line["auc"]["mean"].as_f64().unwrap()
+    };
+    assert!((score("random") - 0.5).abs() < 1e-9);
+    assert!(score("ceiling: learned factor") > 0.9, "{table:?}");
+
+    // The model and the factors are of one space, so they meet in one catalogue; another model's is refused.
+    json(dir.path(), 0, &["ingest", "--model", "runs/small", "--manifest", "tracks.csv", "--json"]);
+    let report = &json(dir.path(), 0, &["handover", "--factors", "factors", "--events", "events.csv", "--json"])[0];
+    assert_eq!((report["listeners"].as_u64(), report["handed_over"].as_u64()), (Some(80), Some(48)));
+    let list = json(dir.path(), 0, &["recommend", "--user", "user-4", "-k", "5", "--json"]);
+    assert_eq!(list.len(), 5);
+    for line in &list {
+        let song: usize = line["track"].as_str().unwrap()[5..].parse().unwrap();
+        assert!(song < 24, "user-4 plays low songs: {line}");
+        assert!(!line["because"].as_array().unwrap().is_empty());
+    }
+    let (code, _, stderr) = run(dir.path(), &["ingest", "music"]);
+    assert_eq!(code, 2);
+    assert!(stderr.contains("do not fit together"), "{stderr}");
+}
+
+#[test]
+fn wrong_usage_is_exit_code_2_and_help_teaches() {
+    let dir = tempfile::tempdir().unwrap();
+    for wrong in
+        [&["ingest"][..], &["recommend"], &["sing"], &["status"], &["--set", "als.nothing=1", "status", "--settings"]]
+    {
+        let (code, stdout, stderr) = run(dir.path(), wrong);
+        assert_eq!((code, stdout.is_empty()), (2, true), "{wrong:?}: {stderr}");
+        assert!(!stderr.is_empty());
+    }
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "nothing was made");
+    for verb in ["ingest", "recommend", "embed", "mel", "factorize", "train", "evaluate", "handover"] {
+        let (code, stdout, _) = run(dir.path(), &[verb, "--help"]);
+        assert!(code == 0 && stdout.contains("Example"), "{verb}");
+    }
+    let (code, stdout, _) = run(dir.path(), &["status", "--settings"]);
+    assert!(code == 0 && stdout.contains("[als]") && stdout.contains("[train]"));
+}
