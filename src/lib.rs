@@ -15,4 +15,6 @@ pub mod artefact;
 pub mod error;
 pub mod ids;
 
+pub mod audio;
+
 pub use error::{Error, Result};
