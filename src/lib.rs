@@ -30,4 +30,6 @@ pub mod plot;
 pub mod recommend;
 pub mod store;
 
+pub mod audio;
+
 pub use error::{Error, Result};

@@ -1,0 +1,847 @@
+//! From a file to the mono excerpt that is heard: found by seeking, never by decoding the whole track.
+//!
+//! Files lie and are damaged, so nothing that a header claims is believed without bounds: not the length (when the
+//! excerpt comes out short the packets are walked for the true one), not the rate, not the channels. A decoder's panic
+//! is caught, its time is limited, and no memory is reserved by a claim.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
+
+use symphonia::core::audio::conv::IntoSample;
+use symphonia::core::audio::sample::Sample;
+use symphonia::core::audio::{Audio, AudioBuffer, GenericAudioBufferRef};
+use symphonia::core::codecs::audio::well_known::{CODEC_ID_AAC, CODEC_ID_ALAC, CODEC_ID_OPUS};
+use symphonia::core::codecs::audio::{AudioCodecParameters, AudioDecoder, AudioDecoderOptions};
+use symphonia::core::codecs::registry::CodecRegistry;
+use symphonia::core::common::Limit;
+use symphonia::core::errors::Error as SymphoniaError;
+use symphonia::core::formats::probe::Hint;
+use symphonia::core::formats::{FormatOptions, FormatReader, SeekMode, SeekTo, Track, TrackType};
+use symphonia::core::io::{MediaSource, MediaSourceStream, MediaSourceStreamOptions};
+use symphonia::core::meta::MetadataOptions;
+use symphonia::core::packet::Packet;
+use symphonia::core::units::{TimeBase, Timestamp};
+
+use super::no_panic;
+use super::opus::{OpusDecoder, OpusHead};
+use super::resample::Resampler;
+use super::tags::Tags;
+use crate::error::{Error, Result};
+
+/// Longest time that one track may take, opened to resampled. A song takes 30 ms.
+pub const TIME_LIMIT: Duration = Duration::from_secs(30);
+/// Shorter tracks are refused: there is nothing to know a song by.
+pub const MIN_SECONDS: f64 = 1.0;
+/// −80 dBFS, three steps of a 16-bit sample: what never exceeds it is silence with dither or hum, and its logarithm
+/// would be the spectrum of the noise.
+pub const SILENCE: f32 = 1e-4;
+/// +40 dBFS. A float file may exceed 1 a little; beyond this it is not audio (integers stored as floats, damage), and
+/// its spectrogram would be far outside all that a model has seen.
+pub const MAX_AMPLITUDE: f32 = 100.0;
+/// Above the highest rate that converters sell; a damaged header claims millions.
+pub const MAX_RATE: u32 = 768_000;
+pub const MAX_CHANNELS: usize = 64;
+/// Frames that a codec may put into one packet. FLAC may use 65,535; a damaged header claims billions, and decoders
+/// allocate that before the first packet.
+const MAX_PACKET_FRAMES: u64 = 1 << 18;
+/// Bytes of one tag, beyond which it is skipped.
+const MAX_TAG_BYTES: usize = 64 << 10;
+/// Decoded ahead of the excerpt and thrown away, in seconds: the bit reservoir of mp3, the overlap of AAC, and the 80 ms
+/// in which Opus converges (RFC 7845, section 4.6).
+const PREROLL: f64 = 0.1;
+/// A gap between packets is believed (and filled with silence) from this length on, in seconds; below it timestamps
+/// may simply be rounded, as in Matroska.
+const GAP: f64 = 0.1;
+/// Damaged packets in a row after which the rest of the file is given up.
+const MAX_ERRORS_IN_A_ROW: usize = 1000;
+
+/// A mono excerpt of a track.
+#[derive(Clone, Debug)]
+pub struct Excerpt {
+    /// Mono, full scale is 1.
+    pub samples: Vec<f32>,
+    /// Hz.
+    pub sample_rate: u32,
+    /// Where in the track the first sample lies.
+    pub start_seconds: f64,
+    /// Length of the whole track.
+    pub seconds: Option<f64>,
+    /// The track is shorter than the excerpt and was repeated to fill it.
+    pub tiled: bool,
+    pub tags: Tags,
+    /// The container, such as `ogg`.
+    pub format: &'static str,
+    /// The codec, such as `vorbis`.
+    pub codec: &'static str,
+    /// Hz, of the file.
+    pub source_rate: u32,
+    /// Of the file; the samples are their mean.
+    pub channels: usize,
+    /// Part of the excerpt (0 to ½) that could not be decoded and is silent.
+    pub lost: f64,
+}
+
+/// The `samples` samples at `sample_rate` Hz around `centre` (0 the beginning of the track, 0.5 its middle, 1 its end).
+/// Near an end the excerpt is moved inside the track.
+///
+/// # Errors
+/// `Io`, `Unsupported`, or `Decode` with the reason: not audio, shorter than a second, silent, damaged beyond half.
+pub fn excerpt(path: &Path, sample_rate: u32, samples: usize, centre: f64) -> Result<Excerpt> {
+    let mut excerpt = None;
+    let listened = listen(path, sample_rate, samples, &[centre], |window| excerpt = Some(window))?;
+    let window = excerpt.expect("one centre gives one window");
+    Ok(Excerpt {
+        samples: window.samples,
+        sample_rate,
+        start_seconds: window.start_seconds,
+        seconds: listened.seconds,
+        tiled: listened.tiled,
+        tags: listened.tags,
+        format: listened.format,
+        codec: listened.codec,
+        source_rate: listened.source_rate,
+        channels: listened.channels,
+        lost: window.lost,
+    })
+}
+
+/// One excerpt, before anything is known about the rest of the track.
+pub(super) struct Window {
+    pub samples: Vec<f32>,
+    pub start_seconds: f64,
+    pub lost: f64,
+}
+
+/// What is said of the track as a whole.
+pub(super) struct Listened {
+    pub seconds: Option<f64>,
+    pub tiled: bool,
+    pub tags: Tags,
+    pub format: &'static str,
+    pub codec: &'static str,
+    pub source_rate: u32,
+    pub channels: usize,
+}
+
+/// Hands the windows around `centres` to `each`, one after the other.
+pub(super) fn listen(
+    path: &Path,
+    sample_rate: u32,
+    samples: usize,
+    centres: &[f64],
+    mut each: impl FnMut(Window),
+) -> Result<Listened> {
+    if samples == 0 || sample_rate == 0 || centres.iter().any(|c| !(0.0..=1.0).contains(c)) {
+        return Err(Error::invalid(
+            "excerpt",
+            "samples, a rate and centres from 0 to 1",
+            format!("{samples}, {sample_rate}, {centres:?}"),
+        ));
+    }
+    no_panic(path, || {
+        let mut listener = Listener::open(path, sample_rate)?;
+        let mut loudest = 0.0f32;
+        let mut silent_at = 0.0;
+        let mut tiled = false;
+        for &centre in centres {
+            let (window, repeated) = listener.window(samples, centre)?;
+            tiled |= repeated;
+            silent_at = window.start_seconds;
+            loudest = window.samples.iter().fold(loudest, |peak, s| peak.max(s.abs()));
+            each(window);
+        }
+        if loudest < SILENCE {
+            let decibel = 20.0 * f64::from(loudest).log10();
+            let length = samples as f64 / f64::from(sample_rate);
+            return Err(Error::decode(
+                path,
+                format!(
+                    "silent: {length:.1} s from {silent_at:.1} s peak at {decibel:.0} dBFS, expected more than -80"
+                ),
+            ));
+        }
+        let reader = listener.reader;
+        Ok(Listened {
+            seconds: listener.seconds,
+            tiled,
+            tags: listener.tags,
+            format: reader.format_name,
+            codec: reader.codec_name,
+            source_rate: reader.rate,
+            channels: reader.channels,
+        })
+    })
+}
+
+/// A track being listened to: where it ends, and how to get at its samples at the rate that is wanted.
+struct Listener {
+    reader: Reader,
+    tags: Tags,
+    /// Length of the track in seconds: claimed by a header, or found by walking its packets.
+    seconds: Option<f64>,
+    walked: bool,
+    to: u32,
+    resampler: Resampler,
+}
+
+impl Listener {
+    fn open(path: &Path, to: u32) -> Result<Listener> {
+        let mut reader = Reader::open(path, Instant::now() + TIME_LIMIT)?;
+        let tags = Tags::of(reader.format.as_mut());
+        let seconds = reader.claimed_seconds;
+        let resampler = Resampler::new(reader.rate, to);
+        Ok(Listener { reader, tags, seconds, walked: false, to, resampler })
+    }
+
+    /// The excerpt of `samples` samples around `centre`, and whether it was tiled.
+    fn window(&mut self, samples: usize, centre: f64) -> Result<(Window, bool)> {
+        let second = self.to as usize;
+        loop {
+            let Some(seconds) = self.seconds.filter(|&s| s > 0.0 || self.walked) else {
+                self.walk()?;
+                continue;
+            };
+            let total = (seconds * f64::from(self.to)).round() as i64;
+            if total < (samples + second / 10) as i64 {
+                // Short: hear all of it, and a second more to see whether the claim was true.
+                let whole = self.resampled(0, samples + second)?;
+                if whole.samples.len() == samples + second && !self.walked {
+                    self.walk()?;
+                    continue;
+                }
+                return self.short(whole, samples, centre);
+            }
+            let start = centred(total, samples, centre);
+            let mut part = self.resampled(start, samples)?;
+            let missing = samples - part.samples.len();
+            if missing > second / 20 && !self.walked {
+                self.walk()?;
+                continue;
+            }
+            part.samples.resize(samples, 0.0);
+            let lost = (part.lost + missing as f64) / samples as f64;
+            self.check_lost(lost, start as f64 / f64::from(self.to))?;
+            let start_seconds = start as f64 / f64::from(self.to);
+            return Ok((Window { samples: part.samples, start_seconds, lost }, false));
+        }
+    }
+
+    /// The window of a track that is hardly longer, or shorter, than the window.
+    fn short(&mut self, whole: Part, samples: usize, centre: f64) -> Result<(Window, bool)> {
+        let length = whole.samples.len();
+        let seconds = length as f64 / f64::from(self.to);
+        self.seconds = Some(seconds);
+        if seconds < MIN_SECONDS {
+            return Err(self.reader.refuse(match &self.reader.first_error {
+                Some(reason) => format!("only {seconds:.2} s could be decoded, expected at least 1 s: {reason}"),
+                None => format!("{seconds:.2} s long, expected at least 1 s"),
+            }));
+        }
+        let lost = whole.lost / length as f64;
+        self.check_lost(lost, 0.0)?;
+        if length >= samples {
+            let start = centred(length as i64, samples, centre);
+            let samples = whole.samples[start as usize..start as usize + samples].to_vec();
+            return Ok((Window { samples, start_seconds: start as f64 / f64::from(self.to), lost }, false));
+        }
+        let tiles = whole.samples.iter().copied().cycle().take(samples).collect();
+        Ok((Window { samples: tiles, start_seconds: 0.0, lost }, true))
+    }
+
+    fn check_lost(&self, lost: f64, start: f64) -> Result<()> {
+        if lost <= 0.5 {
+            return Ok(());
+        }
+        let reason = self.reader.first_error.as_deref().unwrap_or("the packets end early");
+        let percent = 100.0 * lost;
+        Err(self.reader.refuse(format!("{percent:.0} % of the excerpt at {start:.1} s cannot be decoded: {reason}")))
+    }
+
+    /// The true length, by walking all packets without decoding them.
+    fn walk(&mut self) -> Result<()> {
+        self.seconds = Some(self.reader.walk()?);
+        self.walked = true;
+        Ok(())
+    }
+
+    /// Samples `start..start + n` of the whole track resampled (fewer where it ends), by decoding a little more on both
+    /// sides than the filter reaches.
+    fn resampled(&mut self, start: i64, n: usize) -> Result<Part> {
+        loop {
+            let (p, q) = self.resampler.ratio();
+            let reach = self.resampler.reach();
+            // Begin where input and output samples coincide, so that the grid is the whole track's.
+            let before = (reach * p).div_ceil(q) as i64;
+            let block = ((start - before) / p as i64).max(0);
+            let skip = (start - block * p as i64) as usize;
+            let from = block * q as i64;
+            let wanted = ((skip + n) * q).div_ceil(p) + reach + 1;
+            let decoded = match self.reader.read(from, wanted)? {
+                Decoded::Samples { samples, lost } => (samples, lost),
+                Decoded::RateIs(rate) => {
+                    self.resampler = Resampler::new(rate, self.to);
+                    continue;
+                }
+            };
+            let (input, lost) = decoded;
+            let output = self.resampler.process(&input);
+            let end = (skip + n).min((input.len() * p) / q);
+            let samples = output.get(skip..end).unwrap_or_default().to_vec();
+            return Ok(Part { samples, lost: (lost * p / q) as f64 });
+        }
+    }
+}
+
+/// Resampled samples, and how many of them stand for audio that could not be decoded.
+struct Part {
+    samples: Vec<f32>,
+    lost: f64,
+}
+
+/// First of `n` samples around `centre` of `total`, moved inside; `total >= n`.
+fn centred(total: i64, n: usize, centre: f64) -> i64 {
+    let n = n as i64;
+    ((total as f64 * centre).round() as i64 - n / 2).clamp(0, total - n)
+}
+
+#[test]
+fn excerpts_are_centred_and_stay_inside() {
+    assert_eq!(centred(1000, 100, 0.5), 450);
+    assert_eq!(centred(1000, 100, 0.0), 0);
+    assert_eq!(centred(1000, 100, 1.0), 900);
+    // The 30 s excerpt holds the 27.9 s one from its frame 23 on, whatever the length.
+    for total in [700_001, 5_000_000, 237_123_457] {
+        assert_eq!(centred(total, 661_504, 0.5) + 23 * 1024, centred(total, 614_400, 0.5));
+    }
+}
+
+/// What [`Reader::read`] gives.
+enum Decoded {
+    Samples {
+        /// Mono at the source's rate; shorter than asked where the track ends.
+        samples: Vec<f32>,
+        /// How many of them are silence in place of packets that could not be decoded.
+        lost: usize,
+    },
+    /// The packets have another rate than the header says; ask again.
+    RateIs(u32),
+}
+
+/// The packets of one audio track and their decoder. Positions are frames of the track at its own rate; frame 0 is the
+/// first that is meant to be heard (encoder delay excluded).
+struct Reader {
+    path: PathBuf,
+    deadline: Instant,
+    format: Box<dyn FormatReader>,
+    decoder: Box<dyn AudioDecoder>,
+    track: u32,
+    time_base: TimeBase,
+    rate: u32,
+    channels: usize,
+    /// Timestamp of frame 0, in frames.
+    origin: i64,
+    /// `None` where the header claims no length or one that is only an estimate.
+    claimed_seconds: Option<f64>,
+    format_name: &'static str,
+    codec_name: &'static str,
+    can_seek: bool,
+    /// No packet has been read since the file was opened.
+    fresh: bool,
+    first_error: Option<String>,
+}
+
+impl Reader {
+    fn open(path: &Path, deadline: Instant) -> Result<Reader> {
+        let source = Source::open(path, deadline)?;
+        let estimated = mpeg_without_length(path)?;
+        let options = MediaSourceStreamOptions { buffer_len: 64 << 10 };
+        let stream = MediaSourceStream::new(Box::new(source), options);
+        let mut hint = Hint::new();
+        if let Some(extension) = path.extension().and_then(|e| e.to_str()) {
+            hint.with_extension(extension);
+        }
+        // Cover art is never loaded.
+        let tag_limits = MetadataOptions::default()
+            .limit_visual_bytes(Limit::Maximum(0))
+            .limit_tag_bytes(Limit::Maximum(MAX_TAG_BYTES));
+        let format = symphonia::default::get_probe()
+            .probe(&hint, stream, FormatOptions::default(), tag_limits)
+            .map_err(|e| not_opened(path, &e))?;
+        let track =
+            format.default_track(TrackType::Audio).ok_or_else(|| Error::decode(path, "no audio track"))?.clone();
+        let prepared = Prepared::of(path, &track)?;
+        let name = format.format_info().short_name;
+        let claimed = track.duration.and_then(|d| prepared.time_base.calc_duration(d)).map(|t| t.as_secs_f64());
+        // A raw stream has no header; its claim is an estimate from the bitrate of its beginning.
+        let trusted = !estimated && name != "aac";
+        let opus_delay = f64::from(prepared.pre_skip) / f64::from(prepared.rate);
+        Ok(Reader {
+            path: path.to_path_buf(),
+            deadline,
+            track: track.id,
+            time_base: prepared.time_base,
+            rate: prepared.rate,
+            channels: prepared.channels,
+            origin: prepared.origin,
+            claimed_seconds: claimed.filter(|_| trusted).map(|s| s - opus_delay),
+            format_name: name,
+            codec_name: prepared.decoder.codec_info().short_name,
+            // With several tracks, symphonia's Ogg seek can wait forever for a packet of the right one.
+            can_seek: !(name == "ogg" && format.tracks().len() > 1),
+            decoder: prepared.decoder,
+            format,
+            fresh: true,
+            first_error: None,
+        })
+    }
+
+    fn refuse(&self, reason: impl ToString) -> Error {
+        Error::decode(&self.path, reason)
+    }
+
+    /// Opens the file again, at its beginning.
+    fn reopen(&mut self) -> Result<()> {
+        let again = Reader::open(&self.path, self.deadline)?;
+        let (rate, channels, first_error) = (self.rate, self.channels, self.first_error.take());
+        *self = Reader { rate, channels, first_error, ..again };
+        Ok(())
+    }
+
+    /// A timestamp or duration in frames.
+    fn frames(&self, ticks: i64) -> i64 {
+        let (n, d) = (i128::from(self.time_base.numer.get()), i128::from(self.time_base.denom.get()));
+        let scaled = i128::from(ticks) * n * i128::from(self.rate);
+        let rounded = (2 * scaled + d).div_euclid(2 * d);
+        rounded.clamp(i128::from(i64::MIN / 4), i128::from(i64::MAX / 4)) as i64
+    }
+
+    /// Where the frames of a packet that are to be heard begin.
+    fn position(&self, packet: &Packet) -> i64 {
+        self.frames(packet.pts.get()) + self.frames(packet.trim_start.get().min(i64::MAX as u64) as i64) - self.origin
+    }
+
+    /// The next packet of our track; `None` at the end, or where the rest is lost.
+    fn next(&mut self) -> Result<Option<Packet>> {
+        self.fresh = false;
+        let mut errors = 0;
+        loop {
+            self.check_time()?;
+            match self.format.next_packet() {
+                Ok(Some(packet)) if packet.track_id == self.track => return Ok(Some(packet)),
+                Ok(Some(_)) => {}
+                Ok(None) => return Ok(None),
+                Err(SymphoniaError::ResetRequired) => {
+                    if !self.next_link() {
+                        return Ok(None);
+                    }
+                }
+                Err(SymphoniaError::DecodeError(reason)) if errors < MAX_ERRORS_IN_A_ROW => {
+                    self.note(reason);
+                    errors += 1;
+                }
+                Err(e) => {
+                    self.check_time()?;
+                    self.note(e);
+                    return Ok(None);
+                }
+            }
+        }
+    }
+
+    /// A chained Ogg file goes on with another stream of the same kind.
+    fn next_link(&mut self) -> bool {
+        let Some(track) = self.format.default_track(TrackType::Audio).cloned() else { return false };
+        let Ok(link) = Prepared::of(&self.path, &track) else { return false };
+        if link.rate != self.rate {
+            self.note("the sample rate changes within the file");
+            return false;
+        }
+        (self.track, self.time_base, self.origin, self.decoder) = (track.id, link.time_base, link.origin, link.decoder);
+        true
+    }
+
+    fn note(&mut self, reason: impl ToString) {
+        self.first_error.get_or_insert_with(|| reason.to_string());
+    }
+
+    fn check_time(&self) -> Result<()> {
+        if Instant::now() < self.deadline { Ok(()) } else { Err(self.refuse(too_slow())) }
+    }
+
+    /// Length in seconds, to the end of the last packet.
+    fn walk(&mut self) -> Result<f64> {
+        self.reopen()?;
+        let (mut end, mut base) = (0, 0);
+        let mut track = self.track;
+        while let Some(packet) = self.next()? {
+            if self.track != track {
+                (track, base) = (self.track, end);
+            }
+            let length = self.frames(packet.dur.get().min(i64::MAX as u64) as i64);
+            end = end.max(base + self.position(&packet) + length);
+        }
+        Ok(end as f64 / f64::from(self.rate))
+    }
+
+    /// Goes to `target` or before it. Where the format cannot seek, its packets are passed over without being decoded;
+    /// the answer is then the frame up to which they may be.
+    fn go_to(&mut self, target: i64) -> Result<Option<i64>> {
+        if target <= 0 {
+            if !self.fresh {
+                self.reopen()?;
+            }
+            return Ok(None);
+        }
+        if self.can_seek {
+            let (n, d) = (i128::from(self.time_base.numer.get()), i128::from(self.time_base.denom.get()));
+            let ticks = i128::from(target + self.origin) * d / (n * i128::from(self.rate));
+            let to = SeekTo::Timestamp { ts: Timestamp::new(ticks as i64), track_id: self.track };
+            self.fresh = false;
+            match self.format.seek(SeekMode::Accurate, to) {
+                Ok(sought) if self.frames(sought.actual_ts.get()) - self.origin <= target => {
+                    self.decoder.reset();
+                    return Ok(None);
+                }
+                Ok(_) => {}
+                Err(_) => self.check_time()?,
+            }
+        }
+        self.reopen()?;
+        self.can_seek = false;
+        // Further back than a seek goes: the packets of mp3 refer to earlier ones, up to 511 bytes.
+        Ok(Some(target - (0.2 * f64::from(self.rate)) as i64))
+    }
+
+    /// Frames `from..from + n` as mono.
+    fn read(&mut self, from: i64, n: usize) -> Result<Decoded> {
+        let preroll = (PREROLL * f64::from(self.rate)) as i64;
+        let pass_over = self.go_to(from - preroll)?;
+        let gap = (GAP * f64::from(self.rate)) as i64;
+        let end = from + n as i64;
+        let mut samples: Vec<f32> = Vec::new();
+        let mut lost = 0;
+        // Position of the next frame to be decoded; unknown at first, and in doubt after an error.
+        let mut at: Option<i64> = None;
+        let mut in_doubt = false;
+        let mut track = self.track;
+        while let Some(packet) = self.next()? {
+            if self.track != track {
+                // The next link of a chain: it goes on where the last one ended.
+                track = self.track;
+                self.origin -= at.unwrap_or(0);
+            }
+            let position = self.position(&packet);
+            let length = self.frames(packet.dur.get().min(i64::MAX as u64) as i64);
+            if pass_over.is_some_and(|limit| position + length <= limit) {
+                continue;
+            }
+            let decoded = match self.decoder.decode(&packet) {
+                Ok(decoded) => decoded,
+                Err(e) => {
+                    if matches!(e, SymphoniaError::ResetRequired) {
+                        self.decoder.reset();
+                    }
+                    // What fails ahead of the excerpt only lacked its predecessors.
+                    if position + length > from {
+                        let reason = e.to_string();
+                        self.note(reason);
+                    }
+                    in_doubt = true;
+                    continue;
+                }
+            };
+            let (rate, frames, channels) = (decoded.spec().rate(), decoded.frames(), decoded.num_planes());
+            if frames == 0 {
+                continue;
+            }
+            if rate != self.rate {
+                if at.is_none() && (1..=MAX_RATE).contains(&rate) {
+                    self.rate = rate;
+                    return Ok(Decoded::RateIs(rate));
+                }
+                in_doubt = true;
+                continue;
+            }
+            let here = match at {
+                None => position,
+                Some(expected) if position > expected + if in_doubt { 0 } else { gap } => position,
+                Some(expected) => expected,
+            };
+            in_doubt = false;
+            // Silence for what is missing between the samples so far and this packet.
+            let missing = (here.min(end) - from - samples.len() as i64).max(0) as usize;
+            if missing > 0 {
+                lost += missing;
+                samples.resize(samples.len() + missing, 0.0);
+            }
+            let first = (from + samples.len() as i64 - here).clamp(0, frames as i64) as usize;
+            let take = (frames - first).min(n - samples.len());
+            downmix(&decoded, first, take, &mut samples);
+            self.channels = channels;
+            at = Some(here + frames as i64);
+            if samples.len() >= n {
+                break;
+            }
+        }
+        if let Some(wrong) = samples.iter().find(|s| !(s.abs() <= MAX_AMPLITUDE)) {
+            return Err(self.refuse(format!("a sample is {wrong}, expected finite numbers around -1 to 1")));
+        }
+        Ok(Decoded::Samples { samples, lost })
+    }
+}
+
+/// What a track needs before its packets can be decoded.
+struct Prepared {
+    decoder: Box<dyn AudioDecoder>,
+    time_base: TimeBase,
+    rate: u32,
+    channels: usize,
+    origin: i64,
+    pre_skip: u32,
+}
+
+impl Prepared {
+    fn of(path: &Path, track: &Track) -> Result<Prepared> {
+        let params = track
+            .codec_params
+            .as_ref()
+            .and_then(|p| p.audio())
+            .ok_or_else(|| Error::unsupported(path, "a codec that we decode", "an unknown one"))?;
+        check_params(path, params)?;
+        let rate = params.sample_rate.ok_or_else(|| Error::decode(path, "no sample rate"))?;
+        let decoder = CODECS
+            .make_audio_decoder(params, &AudioDecoderOptions::default())
+            .map_err(|e| Error::unsupported(path, "a codec that we decode", e))?;
+        let time_base = track
+            .time_base
+            .or_else(|| TimeBase::try_from_recip(rate))
+            .ok_or_else(|| Error::decode(path, "no time base"))?;
+        let head = params.extra_data.as_deref().filter(|_| params.codec == CODEC_ID_OPUS).and_then(OpusHead::parse);
+        // The granule position of Opus counts the pre-skip (RFC 7845, section 4.3).
+        let pre_skip = head.map_or(0, |h| h.pre_skip);
+        let start = time_base.calc_time(track.start_ts).map_or(0.0, |t| t.as_secs_f64());
+        // A recording cut out of a longer stream begins late; a negative start is the encoder's delay, which is trimmed.
+        let origin = (start.max(0.0) * f64::from(rate)).round() as i64 + i64::from(pre_skip);
+        let channels = params.channels.as_ref().map_or(0, |c| c.count());
+        Ok(Prepared { decoder, time_base, rate, channels, origin, pre_skip })
+    }
+}
+
+/// symphonia's decoders and Opus.
+static CODECS: LazyLock<CodecRegistry> = LazyLock::new(|| {
+    let mut codecs = CodecRegistry::new();
+    symphonia::default::register_enabled_codecs(&mut codecs);
+    codecs.register_audio_decoder::<OpusDecoder>();
+    codecs
+});
+
+/// Refuses what would make a decoder allocate by a claim, and what would be decoded wrongly.
+fn check_params(path: &Path, params: &AudioCodecParameters) -> Result<()> {
+    let refuse = |expected: &str, found: String| Err(Error::unsupported(path, expected, found));
+    if let Some(rate) = params.sample_rate
+        && !(1..=MAX_RATE).contains(&rate)
+    {
+        return refuse("a sample rate up to 768 kHz", format!("{rate} Hz"));
+    }
+    if let Some(channels) = params.channels.as_ref().map(|c| c.count())
+        && !(1..=MAX_CHANNELS).contains(&channels)
+    {
+        return refuse("1 to 64 channels", format!("{channels}"));
+    }
+    let frames = params.max_frames_per_packet.max(params.frames_per_block).unwrap_or(0);
+    if frames > MAX_PACKET_FRAMES {
+        return refuse("packets of up to 262,144 frames", format!("{frames}"));
+    }
+    let extra = params.extra_data.as_deref().unwrap_or_default();
+    if params.codec == CODEC_ID_ALAC
+        && let Some(frames) = extra.first_chunk().map(|b| u32::from_be_bytes(*b))
+        && u64::from(frames) > MAX_PACKET_FRAMES
+    {
+        return refuse("ALAC packets of up to 262,144 frames", format!("{frames}"));
+    }
+    if params.codec == CODEC_ID_AAC && has_spectral_band_replication(extra) {
+        // Decoded as plain AAC it would lack its upper half without a word.
+        return refuse("AAC-LC", "HE-AAC (spectral band replication)".into());
+    }
+    Ok(())
+}
+
+/// Whether an AudioSpecificConfig (ISO 14496-3, 1.6.2.1) says that spectral band replication is used, either by its
+/// object type (5 or 29) or by the backward compatible extension behind it. Where the encoder leaves it to be guessed
+/// from the packets ("implicit signalling", and always in ADTS) it is not seen.
+fn has_spectral_band_replication(config: &[u8]) -> bool {
+    let bits = |at: usize, n: usize| {
+        (at..at + n)
+            .try_fold(0u32, |value, i| config.get(i / 8).map(|byte| value << 1 | u32::from(byte >> (7 - i % 8) & 1)))
+    };
+    let object = |at: usize| match bits(at, 5) {
+        Some(31) => bits(at + 5, 6).map(|more| (32 + more, at + 11)),
+        other => other.map(|object| (object, at + 5)),
+    };
+    let Some((object_type, _)) = object(0) else { return false };
+    if matches!(object_type, 5 | 29) {
+        return true;
+    }
+    // The extension: 11 bits 0x2b7, object type 5, and one bit that says whether it is used.
+    (0..config.len() * 8).any(|at| {
+        bits(at, 11) == Some(0x2b7)
+            && object(at + 11).is_some_and(|(extension, next)| extension == 5 && bits(next, 1) == Some(1))
+    })
+}
+
+#[test]
+fn explicit_he_aac_is_recognised() {
+    // AAC-LC, 44.1 kHz, stereo, as encoders write it, without and with "no SBR" said aloud.
+    assert!(!has_spectral_band_replication(&[0x12, 0x10]));
+    assert!(!has_spectral_band_replication(&[0x12, 0x10, 0x56, 0xe5, 0x00]));
+    // AAC-LC at 22.05 kHz with the extension: SBR to 44.1 kHz.
+    assert!(has_spectral_band_replication(&[0x13, 0x90, 0x56, 0xe5, 0xa0]));
+    // Object types 5 and 29 themselves.
+    assert!(has_spectral_band_replication(&[0x2b, 0x92, 0x08, 0x00]));
+    assert!(has_spectral_band_replication(&[0xeb, 0x8a, 0x08, 0x00]));
+    assert!(!has_spectral_band_replication(&[]));
+}
+
+/// The mean of the channels of `frames` frames from `first` on.
+fn downmix(buffer: &GenericAudioBufferRef<'_>, first: usize, frames: usize, out: &mut Vec<f32>) {
+    use GenericAudioBufferRef::{F32, F64, S8, S16, S24, S32, U8, U16, U24, U32};
+    match buffer {
+        U8(b) => mean(b, first, frames, out),
+        U16(b) => mean(b, first, frames, out),
+        U24(b) => mean(b, first, frames, out),
+        U32(b) => mean(b, first, frames, out),
+        S8(b) => mean(b, first, frames, out),
+        S16(b) => mean(b, first, frames, out),
+        S24(b) => mean(b, first, frames, out),
+        S32(b) => mean(b, first, frames, out),
+        F32(b) => mean(b, first, frames, out),
+        F64(b) => mean(b, first, frames, out),
+    }
+}
+
+fn mean<S: Sample + IntoSample<f32>>(buffer: &AudioBuffer<S>, first: usize, frames: usize, out: &mut Vec<f32>) {
+    let range = first..first + frames;
+    let float = |s: &S| -> f32 { (*s).into_sample() };
+    match buffer.plane_pair(0, 1).filter(|_| buffer.num_planes() == 2) {
+        Some((left, right)) => {
+            let pairs = left[range.clone()].iter().zip(&right[range]);
+            out.extend(pairs.map(|(l, r)| 0.5 * (float(l) + float(r))));
+        }
+        None => {
+            let at = out.len();
+            out.resize(at + frames, 0.0);
+            let share = 1.0 / buffer.num_planes() as f32;
+            for plane in buffer.iter_planes() {
+                for (sum, s) in out[at..].iter_mut().zip(&plane[range.clone()]) {
+                    *sum += float(s) * share;
+                }
+            }
+        }
+    }
+}
+
+/// A file whose reads fail once the time is up, so that no loop in a demuxer outlives it.
+struct Source {
+    file: File,
+    length: u64,
+    deadline: Instant,
+}
+
+impl Source {
+    /// # Errors
+    /// `Decode` for what is not a regular file: opening a pipe would block, reading a device never ends.
+    fn open(path: &Path, deadline: Instant) -> Result<Source> {
+        let found = std::fs::metadata(path).map_err(Error::io(path))?;
+        if !found.is_file() {
+            let kind = if found.is_dir() { "a directory" } else { "a pipe, socket or device" };
+            return Err(Error::decode(path, format!("{kind}, expected a regular file")));
+        }
+        if found.len() == 0 {
+            return Err(Error::decode(path, "empty file"));
+        }
+        let file = File::open(path).map_err(Error::io(path))?;
+        Ok(Source { file, length: found.len(), deadline })
+    }
+}
+
+impl Read for Source {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if Instant::now() >= self.deadline {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, too_slow()));
+        }
+        self.file.read(buffer)
+    }
+}
+
+impl Seek for Source {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        if Instant::now() >= self.deadline {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, too_slow()));
+        }
+        self.file.seek(to)
+    }
+}
+
+impl MediaSource for Source {
+    fn is_seekable(&self) -> bool {
+        true
+    }
+
+    fn byte_len(&self) -> Option<u64> {
+        Some(self.length)
+    }
+}
+
+fn too_slow() -> String {
+    format!("takes longer than {} s", TIME_LIMIT.as_secs())
+}
+
+/// The error of a file that no demuxer wanted, or that broke one.
+fn not_opened(path: &Path, error: &SymphoniaError) -> Error {
+    match error {
+        SymphoniaError::Unsupported(what) if what.starts_with("core") => {
+            Error::decode(path, format!("not audio of a kind that we read ({what})"))
+        }
+        SymphoniaError::Unsupported(what) => Error::unsupported(path, "a container that we read", what),
+        SymphoniaError::IoError(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
+            Error::decode(path, "not audio, or cut off within its header")
+        }
+        other => Error::decode(path, other),
+    }
+}
+
+/// Whether this is an MPEG audio stream without a Xing, Info or VBRI header, whose length symphonia can only estimate
+/// from its first bitrates. Looks for the header in the first frame behind the ID3v2 tags.
+fn mpeg_without_length(path: &Path) -> Result<bool> {
+    let mut file = File::open(path).map_err(Error::io(path))?;
+    let mut at = 0u64;
+    let mut head = [0u8; 2048];
+    // A few tags may follow one another; a file of nothing but tags is refused elsewhere.
+    for _ in 0..16 {
+        file.seek(SeekFrom::Start(at)).map_err(Error::io(path))?;
+        let mut n = 0;
+        while n < head.len() {
+            match file.read(&mut head[n..]).map_err(Error::io(path))? {
+                0 => break,
+                more => n += more,
+            }
+        }
+        let found = &head[..n];
+        match found {
+            [b'I', b'D', b'3', _, _, _, s0, s1, s2, s3, ..] => {
+                let size = [s0, s1, s2, s3].iter().fold(0u64, |size, &&b| size << 7 | u64::from(b & 0x7f));
+                at += 10 + size;
+            }
+            [0xff, second, ..] if second & 0xe0 == 0xe0 => {
+                let has = |name: &[u8]| found.windows(4).any(|w| w == name);
+                return Ok(!(has(b"Xing") || has(b"Info") || has(b"VBRI")));
+            }
+            // Junk ahead of the first frame: not a tidy stream, so its length is not believed either.
+            _ => break,
+        }
+    }
+    Ok(path.extension().is_some_and(|e| e.eq_ignore_ascii_case("mp3")))
+}
