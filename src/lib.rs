@@ -14,5 +14,12 @@
 pub mod artefact;
 pub mod error;
 pub mod ids;
+pub mod linalg;
+
+pub mod events;
+pub mod factors;
+pub mod handover;
+
+pub mod eval;
 
 pub use error::{Error, Result};
