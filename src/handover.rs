@@ -13,22 +13,9 @@
 //! `y = ŷ + (XᵀX + Σ(c−1)xxᵀ + λI)⁻¹ Σ c (p − x·ŷ) x`.
 
 use ndarray::ArrayView2;
-use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::linalg::{WeightedRidge, check_entries, dot};
-
-/// On what evidence the vector that is served rests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Source {
-    /// The sound alone.
-    Predicted,
-    /// The sound, corrected by the plays so far.
-    HandedOver,
-    /// A fit that had the track's plays.
-    Learned,
-}
 
 /// A λ that serves: 0.01 of the mean eigenvalue of `XᵀX`. Between 0.001 and 0.3 of it, tuning found no difference.
 pub fn default_lambda(user_gram: ArrayView2<f32>) -> f32 {

@@ -30,6 +30,4 @@ pub mod plot;
 pub mod recommend;
 pub mod store;
 
-pub mod audio;
-
 pub use error::{Error, Result};
