@@ -12,7 +12,10 @@
 #![recursion_limit = "256"]
 
 pub mod artefact;
+pub mod audio;
+pub mod encoder;
 pub mod error;
 pub mod ids;
+pub mod plot;
 
 pub use error::{Error, Result};
