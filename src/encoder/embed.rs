@@ -1,0 +1,100 @@
+//! Songs to vectors, in batches.
+
+use burn::tensor::{Device, Tensor, TensorData};
+use ndarray::{Array2, ArrayView3, ArrayViewMut1, Axis, concatenate};
+
+use super::Model;
+use crate::error::{Error, Result};
+
+/// Songs that go through the network together. More gains under 5 % and costs 3 MB of memory each.
+pub const BATCH: usize = 16;
+
+impl Model {
+    /// The vectors of songs from their spectrograms: `[n, frames, mel_bands]` to `[n, dimensions]`, rows of unit length.
+    ///
+    /// # Errors
+    /// `Mismatch` for another shape; `Invalid` where a spectrogram holds a number that is not finite.
+    pub fn embed(&self, mels: ArrayView3<f32>) -> Result<Array2<f32>> {
+        let mut vectors = self.predict(mels)?;
+        for (i, row) in vectors.outer_iter_mut().enumerate() {
+            if !normalise(row) {
+                return Err(Error::invalid(format!("the prediction for song {i}"), "a direction", "no finite length"));
+            }
+        }
+        Ok(vectors)
+    }
+
+    /// What the network says, before it is scaled to unit length: `[n, frames, mel_bands]` to `[n, dimensions]`. A
+    /// short row is an unsure one: under a squared loss the network hedges by pulling its answer towards 0.
+    ///
+    /// # Errors
+    /// As [`embed`](Model::embed).
+    pub fn predict(&self, mels: ArrayView3<f32>) -> Result<Array2<f32>> {
+        let encoder = &self.config.encoder;
+        let (n, frames, bands) = mels.dim();
+        if (frames, bands) != (encoder.frames, encoder.mel_bands) {
+            let expected = format!("[n, {}, {}]", encoder.frames, encoder.mel_bands);
+            return Err(Error::mismatch("spectrograms and model", expected, format!("[{n}, {frames}, {bands}]")));
+        }
+        if let Some((song, x)) = first_not_finite(mels) {
+            return Err(Error::invalid(format!("the spectrogram of song {song}"), "finite numbers", x));
+        }
+        let device = Device::flex();
+        let mut rows = Vec::new();
+        for batch in mels.axis_chunks_iter(Axis(0), BATCH) {
+            let numbers: Vec<f32> = batch.iter().copied().collect();
+            let x = Tensor::<3>::from_data(TensorData::new(numbers, [batch.len_of(Axis(0)), frames, bands]), &device);
+            rows.push(self.answers(x)?);
+        }
+        match rows.is_empty() {
+            true => Ok(Array2::zeros((0, encoder.dimensions))),
+            false => concatenate(Axis(0), &rows.iter().map(|r| r.view()).collect::<Vec<_>>())
+                .map_err(|e| Error::mismatch("batches of predictions", "equal widths", e)),
+        }
+    }
+
+    /// One batch, `[b, frames, mel_bands]` to `[b, dimensions]`.
+    fn answers(&self, mels: Tensor<3>) -> Result<Array2<f32>> {
+        let songs = mels.dims()[0];
+        let answers = self.network.forward(mels, None);
+        let [_, dimensions] = answers.dims();
+        let numbers = answers.into_data().try_into_vec_as::<f32>();
+        let numbers = numbers.map_err(|e| Error::invalid("the network's answer", "32-bit floats", format!("{e:?}")))?;
+        Array2::from_shape_vec((songs, dimensions), numbers)
+            .map_err(|e| Error::mismatch("the network's answer", format!("[{songs}, {dimensions}]"), e))
+    }
+}
+
+fn first_not_finite(mels: ArrayView3<f32>) -> Option<(usize, f32)> {
+    let songs = mels.outer_iter().enumerate();
+    songs.flat_map(|(i, mel)| mel.iter().find(|x| !x.is_finite()).map(|&x| (i, x))).next()
+}
+
+/// Scales a vector to unit length, or says `false` and leaves it where it has none (0, infinite, not a number).
+pub fn normalise(mut vector: ArrayViewMut1<f32>) -> bool {
+    // In f64, so that 1e-30 and 1e30 have a length too.
+    let length = vector.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+    let sane = length.is_finite() && length > 0.0;
+    if sane {
+        vector.mapv_inplace(|x| (f64::from(x) / length) as f32);
+    }
+    sane
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray::array;
+
+    #[test]
+    fn normalising_keeps_directions_and_refuses_what_has_none() {
+        for scale in [1e-30, 1.0, 1e30] {
+            let mut v = array![3.0 * scale, 0.0, -4.0 * scale];
+            assert!(normalise(v.view_mut()));
+            assert!((v[0] - 0.6).abs() < 1e-6 && (v[2] + 0.8).abs() < 1e-6);
+        }
+        for bad in [array![0.0, 0.0], array![f32::NAN, 1.0], array![f32::INFINITY, 1.0]] {
+            assert!(!normalise(bad.clone().view_mut()));
+        }
+    }
+}
