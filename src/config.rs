@@ -56,7 +56,9 @@ impl Config {
             };
         }
         let source = file.map_or("--set".to_string(), |f| f.display().to_string());
-        Value::Table(table).try_into().map_err(|e| Error::invalid(format!("setting in {source}"), "a known name and a fitting value", e))
+        Value::Table(table)
+            .try_into()
+            .map_err(|e| Error::invalid(format!("setting in {source}"), "a known name and a fitting value", e))
     }
 }
 

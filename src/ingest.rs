@@ -145,7 +145,15 @@ pub fn ingest(
             scope.spawn(move || work(&folder, &model_id, front_end, stop, &jobs, &to_batch));
         }
         drop(to_batch);
-        let mut batch = Batch { store, model, model_id, heard: Vec::new(), settled: Vec::new(), summary: Summary::default(), report };
+        let mut batch = Batch {
+            store,
+            model,
+            model_id,
+            heard: Vec::new(),
+            settled: Vec::new(),
+            summary: Summary::default(),
+            report,
+        };
         let done = batch.run(&messages, config, stop);
         if done.is_err() {
             // The threads end when they find nobody listening.
@@ -209,7 +217,9 @@ fn known(store: &Store, job: &Job, model_id: &str) -> Result<Option<Message>> {
             Ok(Some(Message::Settled(Vec::new(), outcome)))
         }
         FileOutcome::Track(id) if job.input.id.as_ref().is_none_or(|wanted| *wanted == id) => {
-            let Some(track) = store.track(&id)?.filter(|t| t.model.as_deref() == Some(model_id)) else { return Ok(None) };
+            let Some(track) = store.track(&id)?.filter(|t| t.model.as_deref() == Some(model_id)) else {
+                return Ok(None);
+            };
             let mut retitled = track.clone();
             retitled.info = merged(job.input.info.clone(), track.info.clone());
             let (changes, status, reason) = if retitled == track {
@@ -351,7 +361,8 @@ impl Batch<'_> {
             for ((job, content, heard), vector) in heard.into_iter().zip(predicted.outer_iter()) {
                 let id = track_id(&job, &content);
                 let before = self.store.track(&id)?;
-                let same = |t: &Track| t.content.as_deref() == Some(&content) && t.model.as_ref() == Some(&self.model_id);
+                let same =
+                    |t: &Track| t.content.as_deref() == Some(&content) && t.model.as_ref() == Some(&self.model_id);
                 let twin = in_batch.get(&id) == Some(&content) || before.as_ref().is_some_and(same);
                 changes.push(file_of(&job, &content, &id));
                 let (status, reason) = if twin {

@@ -61,9 +61,7 @@ pub fn walk(path: &Path) -> impl Iterator<Item = Result<Input>> + use<> {
 
 /// Whether the file's name ends like one of audio.
 pub fn is_audio(path: &Path) -> bool {
-    path.extension()
-        .and_then(|e| e.to_str())
-        .is_some_and(|e| AUDIO_ENDINGS.contains(&e.to_ascii_lowercase().as_str()))
+    path.extension().and_then(|e| e.to_str()).is_some_and(|e| AUDIO_ENDINGS.contains(&e.to_ascii_lowercase().as_str()))
 }
 
 #[derive(Deserialize)]
@@ -109,7 +107,11 @@ pub fn read_manifest(path: &Path) -> Result<Vec<Input>> {
         let (artist, title, album) = (text(row.artist), text(row.title), text(row.album));
         let released = text(row.released);
         let year = released.as_ref().and_then(|r| r.get(..4)).and_then(|y| y.parse().ok());
-        Ok(Input { id, info: TrackInfo { title, artist, album, year, released, ..TrackInfo::default() }, ..Input::file(&folder.join(row.path)) })
+        Ok(Input {
+            id,
+            info: TrackInfo { title, artist, album, year, released, ..TrackInfo::default() },
+            ..Input::file(&folder.join(row.path))
+        })
     };
     let ending = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
     match ending.as_str() {

@@ -84,7 +84,9 @@ impl Recommender {
     pub fn open(folder: &Path, config: &IndexConfig) -> Result<Recommender> {
         let store = Store::read(folder)?;
         let index = Index::open(&store, config)?;
-        let row = store.space()?.ok_or_else(|| Error::NotFound { what: "space in the catalogue", name: folder.display().to_string() })?;
+        let row = store
+            .space()?
+            .ok_or_else(|| Error::NotFound { what: "space in the catalogue", name: folder.display().to_string() })?;
         let space = space_of(&row, folder)?;
         let fold_in = space.fold_in_users()?;
         let listeners = Listeners::load(&store, index.dimensions())?;
@@ -128,7 +130,11 @@ impl Recommender {
             }
             Query::Sound(vector) => {
                 if vector.len() != self.index.dimensions() {
-                    return Err(Error::mismatch("the sound's vector and the catalogue", self.index.dimensions(), vector.len()));
+                    return Err(Error::mismatch(
+                        "the sound's vector and the catalogue",
+                        self.index.dimensions(),
+                        vector.len(),
+                    ));
                 }
                 let hits = self.index.search_similar(vector, k, &|_| true);
                 self.tell(&hits, &|_| Ok(Vec::new()))
@@ -174,7 +180,10 @@ impl Recommender {
         if history.is_empty() {
             // Of a listener whose tracks are all gone, the learned vector is what is left.
             let Some(taste) = unit(&listener.vector) else {
-                return Err(Error::NotFound { what: "track of the history in the catalogue", name: listener.id.to_string() });
+                return Err(Error::NotFound {
+                    what: "track of the history in the catalogue",
+                    name: listener.id.to_string(),
+                });
             };
             let hits = self.index.search(&taste, k, &|_| true);
             return self.tell(&hits, &|_| Ok(Vec::new()));
@@ -252,9 +261,7 @@ impl Listeners {
 
     fn nearest(&self, vector: &[f32], k: usize) -> Vec<Audience> {
         let hits = self.vectors.search(vector, k, &|_| true);
-        hits.iter()
-            .map(|h| Audience { listener: self.ids.names()[h.key as usize].clone(), score: h.score })
-            .collect()
+        hits.iter().map(|h| Audience { listener: self.ids.names()[h.key as usize].clone(), score: h.score }).collect()
     }
 }
 

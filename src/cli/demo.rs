@@ -52,7 +52,11 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
 
     let mut store = fresh(&context.catalogue)?;
     adopt_space(&mut store, &folder, &model)?;
-    print_line(&format!("1. {} into a fresh catalogue, {}", count(clips.len() as u64, "clip"), context.catalogue.display()))?;
+    print_line(&format!(
+        "1. {} into a fresh catalogue, {}",
+        count(clips.len() as u64, "clip"),
+        context.catalogue.display()
+    ))?;
     let mut summary = take_in(&mut store, &model, clips, &context)?;
     print_line(&format!("   {} added, {} failed", summary.added, summary.failed))?;
 
@@ -70,7 +74,10 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     service.refresh()?;
 
     // The manifest gave it an id, or it would not be among the held-out tracks.
-    let id = upload.id.clone().ok_or_else(|| Error::NotFound { what: "id of the upload", name: upload.path.display().to_string() })?;
+    let id = upload
+        .id
+        .clone()
+        .ok_or_else(|| Error::NotFound { what: "id of the upload", name: upload.path.display().to_string() })?;
     print_line(&format!("\n3. Upload: {}, which nobody has played", upload.path.display()))?;
     let started = Instant::now();
     let uploaded = take_in(&mut store, &model, vec![upload], &context)?;
@@ -79,8 +86,13 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     let ms = started.elapsed().as_secs_f64() * 1e3;
     summary.failed += uploaded.failed;
     print_line(&format!("   from file to recommendable: {ms:.0} ms (heard, predicted, on disk, searchable)"))?;
-    let track = service.store().track(&id)?.ok_or_else(|| Error::NotFound { what: "uploaded track", name: id.to_string() })?;
-    print_line(&format!("\n   It is {}. Its nearest of {} tracks:", track.info.title.as_deref().unwrap_or(id.as_str()), service.len()))?;
+    let track =
+        service.store().track(&id)?.ok_or_else(|| Error::NotFound { what: "uploaded track", name: id.to_string() })?;
+    print_line(&format!(
+        "\n   It is {}. Its nearest of {} tracks:",
+        track.info.title.as_deref().unwrap_or(id.as_str()),
+        service.len()
+    ))?;
     for near in &nearest {
         print_line(&format!("     {:.3}  {}", near.score, named(near)))?;
     }
@@ -123,13 +135,14 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
 
 fn take_in(store: &mut Store, model: &Model, inputs: Vec<Input>, context: &Context) -> Result<Summary> {
     let bar = progress(inputs.len() as u64, "   listening");
-    let summary = ingest(store, model, inputs.into_iter().map(Ok), &context.config.ingest, &context.stop, &mut |outcome| {
-        bar.inc(1);
-        if outcome.status == Status::Failed {
-            let reason = outcome.reason.as_deref().unwrap_or("no reason given");
-            bar.suspend(|| eprintln!("   failed: {}: {reason}", outcome.path.display()));
-        }
-    })?;
+    let summary =
+        ingest(store, model, inputs.into_iter().map(Ok), &context.config.ingest, &context.stop, &mut |outcome| {
+            bar.inc(1);
+            if outcome.status == Status::Failed {
+                let reason = outcome.reason.as_deref().unwrap_or("no reason given");
+                bar.suspend(|| eprintln!("   failed: {}: {reason}", outcome.path.display()));
+            }
+        })?;
     bar.finish_and_clear();
     Ok(summary)
 }

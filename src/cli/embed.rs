@@ -112,7 +112,9 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     if ending == "npy" {
         write_npy(&args.out, &vectors)?;
         let ids = args.out.with_extension("ids");
-        atomic_write(&ids, |out| rows.iter().try_for_each(|r| std::io::Write::write_all(out, format!("{}\n", r.track).as_bytes())))?;
+        atomic_write(&ids, |out| {
+            rows.iter().try_for_each(|r| std::io::Write::write_all(out, format!("{}\n", r.track).as_bytes()))
+        })?;
     } else {
         write_parquet(&args.out, &rows, vectors.view(), &model)?;
     }

@@ -100,7 +100,9 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     let vectors = |method, v: &Array2<f32>, cosine| -> Result<Method> {
         Ok(Method { method, scores: task.score_vectors(&factors, v.view(), k)?, cosine })
     };
-    let alike = |method, scores: &[f32]| -> Result<Method> { Ok(Method { method, scores: task.score_alike(scores, k)?, cosine: None }) };
+    let alike = |method, scores: &[f32]| -> Result<Method> {
+        Ok(Method { method, scores: task.score_alike(scores, k)?, cosine: None })
+    };
     let (by_artist, oracle) = (known_popularity(&heard, &factors, &at), task.revealed_plays());
     let table = [
         Method { method: "random", scores: task.score_chance(k)?, cosine: None },
@@ -166,7 +168,9 @@ fn linear(heard: &HeardTracks, factors: &Factors, held_out: &[usize]) -> Result<
         all.outer_iter_mut().zip(&means).for_each(|(mut to, mean)| to.assign(mean));
         Ok(all)
     };
-    let targets = unit_rows(&Array2::from_shape_fn((train.len(), factors.dimensions()), |(i, j)| factors.track_factors[(train[i].1, j)]));
+    let targets = unit_rows(&Array2::from_shape_fn((train.len(), factors.dimensions()), |(i, j)| {
+        factors.track_factors[(train[i].1, j)]
+    }));
     let weights = vec![1.0; train.len()];
     // The penalty is chosen on a fifth of the training tracks.
     let is_valid = |i: usize| split(&heard.tracks[train[i].0], factors.config.seed ^ 0x6c696e) < 0.2;

@@ -98,7 +98,8 @@ pub fn hand_over_all(
             continue;
         }
         let (tracks, confidence, preference) = data.by_user.row(user);
-        let met: Vec<usize> = (0..tracks.len()).filter(|&i| rows.contains_key(&data.tracks.names()[tracks[i] as usize])).collect();
+        let met: Vec<usize> =
+            (0..tracks.len()).filter(|&i| rows.contains_key(&data.tracks.names()[tracks[i] as usize])).collect();
         let mut vectors = Array2::zeros((met.len(), d));
         for (mut to, &i) in vectors.outer_iter_mut().zip(&met) {
             to.assign(&factors.track_factors.row(rows[&data.tracks.names()[tracks[i] as usize]]));
@@ -186,21 +187,19 @@ pub fn hand_over_all(
     store.commit(&changes)?;
     bar.finish_and_clear();
 
-    let listeners: Vec<Listener> = data
-        .users
-        .names()
-        .iter()
-        .enumerate()
-        .map(|(user, id)| {
-            let (tracks, confidence, preference) = data.by_user.row(user);
-            let met = tracks.iter().zip(confidence).zip(preference).map(|((&track, &confidence), &preference)| Met {
-                track: data.tracks.names()[track as usize].clone(),
-                confidence,
-                preference,
-            });
-            Listener { id: id.clone(), vector: users.row(user).to_vec(), history: met.collect() }
-        })
-        .collect();
+    let listeners: Vec<Listener> =
+        data.users
+            .names()
+            .iter()
+            .enumerate()
+            .map(|(user, id)| {
+                let (tracks, confidence, preference) = data.by_user.row(user);
+                let met = tracks.iter().zip(confidence).zip(preference).map(|((&track, &confidence), &preference)| {
+                    Met { track: data.tracks.names()[track as usize].clone(), confidence, preference }
+                });
+                Listener { id: id.clone(), vector: users.row(user).to_vec(), history: met.collect() }
+            })
+            .collect();
     store.set_listeners(&listeners)?;
     report.listeners = listeners.len() as u64;
     Ok(report)

@@ -2,7 +2,6 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::{Context, print_json, print_line};
-use crate::artefact::atomic_write;
 use crate::audio::{EXCERPT_FRAMES, FrontEnd, LogMel, excerpt, write_wav};
 use crate::error::{Error, Result};
 use crate::plot::spectrogram_png;
@@ -41,10 +40,7 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     if let Some(out) = &args.out {
         match out.extension().and_then(|e| e.to_str()) {
             Some("npy") => super::write_npy(out, &mel)?,
-            Some("png") => {
-                let png = spectrogram_png(mel.view())?;
-                atomic_write(out, |file| std::io::Write::write_all(file, &png))?;
-            }
+            Some("png") => spectrogram_png(out, mel.view(), 2)?,
             _ => return Err(Error::unsupported(out, "a name ending in .npy or .png", "another")),
         }
     }

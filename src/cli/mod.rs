@@ -114,8 +114,8 @@ impl Cli {
     /// Logs to standard error: warnings, or what `-v` and `RUST_LOG` ask for.
     pub fn start_log(&self) {
         let level = ["warn", "debut=info", "debut=debug"][usize::from(self.verbose.min(2))];
-        let filter =
-            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
+        let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+            .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
         tracing_subscriber::fmt()
             .with_env_filter(filter)
             .with_writer(std::io::stderr)

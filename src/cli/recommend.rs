@@ -209,7 +209,13 @@ fn playlist(recommender: &Recommender, path: &Path) -> Result<Query> {
     Ok(Query::Playlist(tracks))
 }
 
-fn answer_lines(path: &Path, mut recommender: Recommender, ear: &mut Ear, args: &Args, context: &Context) -> Result<ExitCode> {
+fn answer_lines(
+    path: &Path,
+    mut recommender: Recommender,
+    ear: &mut Ear,
+    args: &Args,
+    context: &Context,
+) -> Result<ExitCode> {
     let input: Box<dyn BufRead> = if path == Path::new("-") {
         Box::new(std::io::stdin().lock())
     } else {
@@ -228,7 +234,9 @@ fn answer_lines(path: &Path, mut recommender: Recommender, ear: &mut Ear, args: 
             let query = match line {
                 Line { track: Some(id), user: None, file: None, playlist: None, .. } => Query::Track(id),
                 Line { track: None, user: Some(id), file: None, playlist: None, .. } => Query::User(id),
-                Line { track: None, user: None, file: Some(path), playlist: None, .. } => ear.query(&recommender, &path)?,
+                Line { track: None, user: None, file: Some(path), playlist: None, .. } => {
+                    ear.query(&recommender, &path)?
+                }
                 Line { track: None, user: None, file: None, playlist: Some(ids), .. } => Query::Playlist(ids),
                 _ => return Err(Error::invalid("query", "one of track, user, file, playlist", "none or several")),
             };

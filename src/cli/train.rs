@@ -85,7 +85,8 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
             "none",
         ));
     }
-    let targets = Array2::from_shape_fn((joined.len(), factors.dimensions()), |(i, j)| factors.track_factors[(joined[i].1, j)]);
+    let targets =
+        Array2::from_shape_fn((joined.len(), factors.dimensions()), |(i, j)| factors.track_factors[(joined[i].1, j)]);
     // A factor learned from few listeners is noise for a target: its weight grows with them, and halves at ten.
     let weights: Vec<f32> = joined.iter().map(|&(_, row)| factors.plays[row] as f32).map(|n| n / (n + 10.0)).collect();
     let audio = Joined { heard: &heard, tracks: joined.iter().map(|&(track, _)| track).collect() };
@@ -115,24 +116,38 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
             if context.json {
                 printed = print_json(epoch);
             } else {
-                bar.set_message(format!("loss {:.4}, validation {:.4}, cosine {:.4}", epoch.loss, epoch.valid_loss, epoch.valid_cosine));
+                bar.set_message(format!(
+                    "loss {:.4}, validation {:.4}, cosine {:.4}",
+                    epoch.train_loss, epoch.valid_loss, epoch.valid_cosine
+                ));
                 tracing::info!(
                     "epoch {}: loss {:.4}, validation {:.4}, cosine {:.4}",
-                    epoch.epoch, epoch.loss, epoch.valid_loss, epoch.valid_cosine
+                    epoch.epoch,
+                    epoch.train_loss,
+                    epoch.valid_loss,
+                    epoch.valid_cosine
                 );
             }
-            if printed.is_err() || context.stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            if printed.is_err() || context.stop.load(Ordering::Relaxed) {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
         },
     )?;
     bar.finish_and_clear();
     printed?;
+    if !trained.finished {
+        eprintln!("stopped after epoch {}; the same command goes on from there", trained.epochs.len());
+        return Err(Error::Interrupted);
+    }
     let name = args.name.clone().or_else(|| args.out.file_name().map(|n| n.to_string_lossy().into_owned()));
     let facts = [
         ("tracks", training.len().to_string()),
         ("validation_tracks", valid.len().to_string()),
         ("windows", args.windows.to_string()),
-        ("epochs", trained.epochs.to_string()),
-        ("best_epoch", trained.best_epoch.to_string()),
+        ("epochs", trained.epochs.len().to_string()),
+        ("best_epoch", trained.best.epoch.to_string()),
         ("seconds", format!("{:.0}", started.elapsed().as_secs_f64())),
     ];
     let model_config = ModelConfig {
@@ -143,22 +158,24 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
         encoder: config.encoder.clone(),
         front_end: FrontEnd::default(),
         training: facts.iter().map(|(k, v)| (k.to_string(), v.clone())).collect(),
-        scores: [("validation_cosine".to_string(), trained.valid_cosine)].into(),
+        scores: [("validation_cosine".to_string(), trained.best.valid_cosine)].into(),
     };
     write_space(&args.out, &factors.space())?;
     write_toml(&args.out.join("config.toml"), config)?;
     let model = Model::new(model_config, &trained.weights)?;
     model.save(&args.out)?;
     if context.json {
-        print_json(&json!({ "model": model.id(), "out": args.out.to_string_lossy(), "seconds": started.elapsed().as_secs_f64() }))?;
+        print_json(
+            &json!({ "model": model.id(), "out": args.out.to_string_lossy(), "seconds": started.elapsed().as_secs_f64() }),
+        )?;
     } else {
         print_line(&format!(
             "{} in {}: best at epoch {} of {}, validation cosine {:.4}, {:.0} s",
             model.id(),
             args.out.display(),
-            trained.best_epoch,
-            trained.epochs,
-            trained.valid_cosine,
+            trained.best.epoch,
+            trained.epochs.len(),
+            trained.best.valid_cosine,
             started.elapsed().as_secs_f64()
         ))?;
     }

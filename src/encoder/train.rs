@@ -628,7 +628,9 @@ mod tests {
             let config = TrainConfig { epochs: 60, optimiser, learning_rate, ..quick() };
             let trained = run(&config, &tiny(), dir.path(), 0).unwrap();
             let best = &trained.best;
-for e in trained.epochs.iter().step_by(6){println!("{e:?}")}
+            for e in trained.epochs.iter().step_by(6) {
+                println!("{e:?}")
+            }
             assert!(trained.finished && trained.epochs.len() == 60);
             assert!(best.valid_loss < 0.35 * trained.constant_loss, "{best:?} {}", trained.constant_loss);
             assert!(best.valid_cosine > 0.85, "{best:?}");
@@ -641,12 +643,30 @@ for e in trained.epochs.iter().step_by(6){println!("{e:?}")}
 
     #[test]
     fn explore() {
-        for dropout in [0.0] { for average in [0.0, 0.9] { for (o, lr) in [(Optimiser::Sgd, 0.001),(Optimiser::Sgd, 0.003),(Optimiser::Sgd, 0.01),(Optimiser::AdamW,0.0003),(Optimiser::AdamW,0.001),(Optimiser::AdamW,0.003)] {
-            let dir = tempfile::tempdir().unwrap();
-            let config = TrainConfig { epochs: 40, optimiser: o, learning_rate: lr, average, ..quick() };
-            let t = run(&config, &EncoderConfig{dropout,..tiny()}, dir.path(), 0).unwrap();
-            println!("{o:?} {lr} avg {average}: best {} {:.3} cos {:.3} train {:.3} last {:.3}", t.best.epoch, t.best.valid_loss, t.best.valid_cosine, t.best.train_loss, t.epochs.last().unwrap().train_loss);
-        }}}
+        for dropout in [0.0] {
+            for average in [0.0, 0.9] {
+                for (o, lr) in [
+                    (Optimiser::Sgd, 0.001),
+                    (Optimiser::Sgd, 0.003),
+                    (Optimiser::Sgd, 0.01),
+                    (Optimiser::AdamW, 0.0003),
+                    (Optimiser::AdamW, 0.001),
+                    (Optimiser::AdamW, 0.003),
+                ] {
+                    let dir = tempfile::tempdir().unwrap();
+                    let config = TrainConfig { epochs: 40, optimiser: o, learning_rate: lr, average, ..quick() };
+                    let t = run(&config, &EncoderConfig { dropout, ..tiny() }, dir.path(), 0).unwrap();
+                    println!(
+                        "{o:?} {lr} avg {average}: best {} {:.3} cos {:.3} train {:.3} last {:.3}",
+                        t.best.epoch,
+                        t.best.valid_loss,
+                        t.best.valid_cosine,
+                        t.best.train_loss,
+                        t.epochs.last().unwrap().train_loss
+                    );
+                }
+            }
+        }
     }
 
     #[test]
