@@ -623,30 +623,20 @@ mod tests {
 
     #[test]
     fn it_learns_what_is_planted() {
-        for (optimiser, learning_rate) in [(Optimiser::Sgd, 0.03), (Optimiser::AdamW, 0.01)] {
+        let encoder = EncoderConfig { channels: [16, 16, 24, 24], dense: [48, 48], ..tiny() };
+        for (optimiser, learning_rate) in [(Optimiser::Sgd, 0.007), (Optimiser::AdamW, 0.004)] {
             let dir = tempfile::tempdir().unwrap();
-            let config = TrainConfig { epochs: 60, optimiser, learning_rate, ..quick() };
-            let trained = run(&config, &tiny(), dir.path(), 0).unwrap();
+            let config = TrainConfig { epochs: 25, batch_size: 8, optimiser, learning_rate, ..quick() };
+            let trained = run(&config, &encoder, dir.path(), 0).unwrap();
             let best = &trained.best;
-for e in trained.epochs.iter().step_by(6){println!("{e:?}")}
-            assert!(trained.finished && trained.epochs.len() == 60);
+            assert!(trained.finished && trained.epochs.len() == 25);
             assert!(best.valid_loss < 0.35 * trained.constant_loss, "{best:?} {}", trained.constant_loss);
             assert!(best.valid_cosine > 0.85, "{best:?}");
             let lines = fs::read_to_string(dir.path().join("metrics.jsonl")).unwrap();
-            assert_eq!(lines.lines().count(), 60);
-            assert!(lines.lines().all(|l| serde_json::from_str::<Epoch>(l).is_ok()));
+            let lines: Vec<Epoch> = lines.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+            assert_eq!(lines, trained.epochs);
             assert!(fs::read_to_string(dir.path().join("curve.svg")).unwrap().contains("</svg>"));
         }
-    }
-
-    #[test]
-    fn explore() {
-        for dropout in [0.0] { for average in [0.0, 0.9] { for (o, lr) in [(Optimiser::Sgd, 0.001),(Optimiser::Sgd, 0.003),(Optimiser::Sgd, 0.01),(Optimiser::AdamW,0.0003),(Optimiser::AdamW,0.001),(Optimiser::AdamW,0.003)] {
-            let dir = tempfile::tempdir().unwrap();
-            let config = TrainConfig { epochs: 40, optimiser: o, learning_rate: lr, average, ..quick() };
-            let t = run(&config, &EncoderConfig{dropout,..tiny()}, dir.path(), 0).unwrap();
-            println!("{o:?} {lr} avg {average}: best {} {:.3} cos {:.3} train {:.3} last {:.3}", t.best.epoch, t.best.valid_loss, t.best.valid_cosine, t.best.train_loss, t.epochs.last().unwrap().train_loss);
-        }}}
     }
 
     #[test]
