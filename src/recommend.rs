@@ -74,6 +74,7 @@ pub struct Recommender {
     space: Space,
     fold_in: FoldIn,
     listeners: Listeners,
+    listeners_version: i64,
 }
 
 impl Recommender {
@@ -89,13 +90,24 @@ impl Recommender {
             .ok_or_else(|| Error::NotFound { what: "space in the catalogue", name: folder.display().to_string() })?;
         let space = space_of(&row, folder)?;
         let fold_in = space.fold_in_users()?;
+        // Read before the listeners, so that a change in between is seen by the next refresh.
+        let listeners_version = store.listeners_version()?;
         let listeners = Listeners::load(&store, index.dimensions())?;
-        Ok(Recommender { store, index, space, fold_in, listeners })
+        Ok(Recommender { store, index, space, fold_in, listeners, listeners_version })
     }
 
     /// Takes in what was acknowledged since, by whomever; returns how many tracks changed.
     pub fn refresh(&mut self) -> Result<usize> {
         let changed = self.index.refresh_if_changed(&self.store)?;
+        let version = self.store.listeners_version()?;
+        if version != self.listeners_version {
+            self.listeners = Listeners::load(&self.store, self.index.dimensions())?;
+            self.listeners_version = version;
+            if let Some(row) = self.store.space()? {
+                self.space = space_of(&row, self.store.folder())?;
+                self.fold_in = self.space.fold_in_users()?;
+            }
+        }
         Ok(changed)
     }
 

@@ -68,8 +68,8 @@ CREATE TABLE removed (
     id  TEXT NOT NULL,
     seq INTEGER NOT NULL UNIQUE
 ) STRICT;
-CREATE TABLE sequence (last INTEGER NOT NULL, catalogue TEXT NOT NULL) STRICT;
-INSERT INTO sequence VALUES (0, lower(hex(randomblob(8))));
+CREATE TABLE sequence (last INTEGER NOT NULL, listeners INTEGER NOT NULL, catalogue TEXT NOT NULL) STRICT;
+INSERT INTO sequence VALUES (0, 0, lower(hex(randomblob(8))));
 CREATE TABLE files (
     path     ANY PRIMARY KEY,
     size     INTEGER NOT NULL,
@@ -465,7 +465,9 @@ impl Store {
             return Err(Error::mismatch(format!("the vector of listener {}", odd.id), dimensions, odd.vector.len()));
         }
         self.transaction(|t| {
-            t.execute_batch("DELETE FROM history; DELETE FROM listeners;")?;
+            t.execute_batch(
+                "DELETE FROM history; DELETE FROM listeners; UPDATE sequence SET listeners = listeners + 1;",
+            )?;
             let mut insert = t.prepare("INSERT INTO listeners VALUES (?1, ?2, ?3)")?;
             let mut met = t.prepare("INSERT INTO history VALUES (?1, ?2, ?3, ?4)")?;
             for (key, listener) in listeners.iter().enumerate() {
@@ -575,6 +577,11 @@ impl Store {
     /// The number of the last change.
     pub fn seq(&self) -> Result<i64> {
         self.ask(|db| db.prepare_cached("SELECT last FROM sequence")?.query_row([], |row| row.get(0)))
+    }
+
+    /// How often the listeners were replaced.
+    pub fn listeners_version(&self) -> Result<i64> {
+        self.ask(|db| db.prepare_cached("SELECT listeners FROM sequence")?.query_row([], |row| row.get(0)))
     }
 
     /// A random name given when the catalogue was made, so that what is derived from it is not taken for another's.
@@ -806,7 +813,8 @@ fn remember(t: &Transaction, file: &FileRecord) -> rusqlite::Result<()> {
     let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64);
     t.prepare_cached(
         "INSERT INTO files VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
-         ON CONFLICT (path) DO UPDATE SET size = ?2, modified = ?3, content = ?4, track = ?5, reason = ?6, retry = ?7,
+         ON CONFLICT (path) DO UPDATE SET size = ?2, modified = ?3, content = ?4,
+             track = CASE WHEN ?6 IS NULL THEN ?5 ELSE track END, reason = ?6, retry = ?7,
              decoder = ?8, at = ?9",
     )?
     .execute(params![
@@ -821,7 +829,7 @@ fn remember(t: &Transaction, file: &FileRecord) -> rusqlite::Result<()> {
         at
     ])?;
     // The file held another track until now (it was re-tagged, say, so that its content hash changed): the old one is
-    // gone from the disk. A file that merely failed keeps what it gave before.
+    // gone from the disk. A file that failed keeps the track that it gave before, until it gives another.
     if let Some(before) = before
         && track.is_some_and(|now| now != before)
         && !t.prepare_cached("SELECT 1 FROM files WHERE track = ?1")?.exists([&before])?
@@ -1031,7 +1039,9 @@ mod tests {
         store.commit(&[file("/1", new())]).unwrap();
         assert!(store.track(&id("old")).unwrap().is_some());
         let failed = FileOutcome::Failed { reason: "damaged".into(), retry: false };
-        store.commit(&[file("/3", failed.clone())]).unwrap();
+        store.commit(&[file("/3", failed.clone()), file("/2", failed.clone())]).unwrap();
+        assert_eq!(store.failures().unwrap().len(), 2);
+        assert!(store.track(&id("old")).unwrap().is_some(), "a damaged file takes nothing away");
         store.commit(&[file("/2", new())]).unwrap();
         assert!(store.track(&id("old")).unwrap().is_none());
         assert_eq!(store.failures().unwrap().len(), 1);

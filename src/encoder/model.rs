@@ -139,7 +139,7 @@ impl Model {
         write_toml(&dir.join(CONFIG_FILE), &self.config)
     }
 
-    /// `name@` and the first 12 hexadecimal digits of the weights' hash: two models with one id give equal vectors.
+    /// `name@` and the first 12 hexadecimal digits of the weights' hash: vectors of one id can be compared.
     pub fn id(&self) -> String {
         format!("{}@{}", self.config.name, self.config.weights.get(..12).unwrap_or(&self.config.weights))
     }
@@ -229,7 +229,6 @@ pub(super) fn write_tensors(
         .collect();
     // The mark by which readers of the format know PyTorch's layouts.
     metadata.insert("format".into(), "pt".into());
-    // One key in files of ours that are compared by hash (a HashMap has no order).
     views.and_then(|views| safetensors::serialize(views, Some(metadata))).map_err(|e| e.to_string())
 }
 
@@ -273,15 +272,14 @@ pub(super) fn read_tensors(
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::encoder::tests::tiny;
     use ndarray::Array3;
     use rand::{RngExt, SeedableRng};
     use std::fs;
 
-    fn config() -> ModelConfig {
-        let encoder = tiny();
+    fn config(encoder: EncoderConfig) -> ModelConfig {
         ModelConfig {
             name: "tiny".into(),
             space: SpaceId::named("space-test"),
@@ -294,11 +292,16 @@ mod tests {
         }
     }
 
-    fn model() -> Model {
-        let mut weights = Weights::random(&tiny(), 1);
+    /// A model with random weights.
+    pub(in crate::encoder) fn of(encoder: &EncoderConfig) -> Model {
+        let mut weights = Weights::random(encoder, 1);
         weights.mean.fill(3.0);
         weights.layers.iter_mut().for_each(|l| l.bias.fill(0.125));
-        Model::new(config(), &weights).unwrap()
+        Model::new(config(encoder.clone()), &weights).unwrap()
+    }
+
+    fn model() -> Model {
+        of(&tiny())
     }
 
     fn songs(n: usize, seed: u64) -> Array3<f32> {
@@ -445,6 +448,6 @@ mod tests {
     fn weights_beyond_sixteen_bits_are_refused() {
         let mut weights = Weights::random(&tiny(), 1);
         weights.layers[4].weight[[0, 0]] = 1e6;
-        assert!(Model::new(config(), &weights).unwrap_err().to_string().contains("dense1.weight"));
+        assert!(Model::new(config(tiny()), &weights).unwrap_err().to_string().contains("dense1.weight"));
     }
 }

@@ -623,25 +623,31 @@ mod tests {
 
     #[test]
     fn it_learns_what_is_planted() {
-        for (optimiser, learning_rate) in [(Optimiser::Sgd, 0.03), (Optimiser::AdamW, 0.01)] {
+        let encoder = EncoderConfig { channels: [16, 16, 24, 24], dense: [48, 48], ..tiny() };
+        for (optimiser, learning_rate) in [(Optimiser::Sgd, 0.007), (Optimiser::AdamW, 0.004)] {
             let dir = tempfile::tempdir().unwrap();
-            let config = TrainConfig { epochs: 60, optimiser, learning_rate, ..quick() };
-            let trained = run(&config, &tiny(), dir.path(), 0).unwrap();
+            let config = TrainConfig { epochs: 25, batch_size: 8, optimiser, learning_rate, ..quick() };
+            let trained = run(&config, &encoder, dir.path(), 0).unwrap();
             let best = &trained.best;
+<<<<<<< HEAD
             for e in trained.epochs.iter().step_by(6) {
                 println!("{e:?}")
             }
             assert!(trained.finished && trained.epochs.len() == 60);
+=======
+            assert!(trained.finished && trained.epochs.len() == 25);
+>>>>>>> encoder
             assert!(best.valid_loss < 0.35 * trained.constant_loss, "{best:?} {}", trained.constant_loss);
             assert!(best.valid_cosine > 0.85, "{best:?}");
             let lines = fs::read_to_string(dir.path().join("metrics.jsonl")).unwrap();
-            assert_eq!(lines.lines().count(), 60);
-            assert!(lines.lines().all(|l| serde_json::from_str::<Epoch>(l).is_ok()));
+            let lines: Vec<Epoch> = lines.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+            assert_eq!(lines, trained.epochs);
             assert!(fs::read_to_string(dir.path().join("curve.svg")).unwrap().contains("</svg>"));
         }
     }
 
     #[test]
+<<<<<<< HEAD
     fn explore() {
         for dropout in [0.0] {
             for average in [0.0, 0.9] {
@@ -670,6 +676,8 @@ mod tests {
     }
 
     #[test]
+=======
+>>>>>>> encoder
     fn one_seed_gives_one_result_and_another_another() {
         let encoder = EncoderConfig { dropout: 0.3, ..tiny() };
         let augment = Augment { mask_bands: 2, mask_frames: 5, mixup: 0.2 };
