@@ -629,14 +629,7 @@ mod tests {
             let config = TrainConfig { epochs: 25, batch_size: 8, optimiser, learning_rate, ..quick() };
             let trained = run(&config, &encoder, dir.path(), 0).unwrap();
             let best = &trained.best;
-<<<<<<< HEAD
-            for e in trained.epochs.iter().step_by(6) {
-                println!("{e:?}")
-            }
-            assert!(trained.finished && trained.epochs.len() == 60);
-=======
             assert!(trained.finished && trained.epochs.len() == 25);
->>>>>>> encoder
             assert!(best.valid_loss < 0.35 * trained.constant_loss, "{best:?} {}", trained.constant_loss);
             assert!(best.valid_cosine > 0.85, "{best:?}");
             let lines = fs::read_to_string(dir.path().join("metrics.jsonl")).unwrap();
@@ -647,37 +640,6 @@ mod tests {
     }
 
     #[test]
-<<<<<<< HEAD
-    fn explore() {
-        for dropout in [0.0] {
-            for average in [0.0, 0.9] {
-                for (o, lr) in [
-                    (Optimiser::Sgd, 0.001),
-                    (Optimiser::Sgd, 0.003),
-                    (Optimiser::Sgd, 0.01),
-                    (Optimiser::AdamW, 0.0003),
-                    (Optimiser::AdamW, 0.001),
-                    (Optimiser::AdamW, 0.003),
-                ] {
-                    let dir = tempfile::tempdir().unwrap();
-                    let config = TrainConfig { epochs: 40, optimiser: o, learning_rate: lr, average, ..quick() };
-                    let t = run(&config, &EncoderConfig { dropout, ..tiny() }, dir.path(), 0).unwrap();
-                    println!(
-                        "{o:?} {lr} avg {average}: best {} {:.3} cos {:.3} train {:.3} last {:.3}",
-                        t.best.epoch,
-                        t.best.valid_loss,
-                        t.best.valid_cosine,
-                        t.best.train_loss,
-                        t.epochs.last().unwrap().train_loss
-                    );
-                }
-            }
-        }
-    }
-
-    #[test]
-=======
->>>>>>> encoder
     fn one_seed_gives_one_result_and_another_another() {
         let encoder = EncoderConfig { dropout: 0.3, ..tiny() };
         let augment = Augment { mask_bands: 2, mask_frames: 5, mixup: 0.2 };
