@@ -209,7 +209,7 @@ mod tests {
             ("path,id\na.mp3,x\nb.mp3,x\n", "line 3"),
             ("id,title\nx,y\n", "path"),
             ("path,id\n,x\n", "line 2"),
-            ("path,id\na.mp3,x,too,many\n", "line 2"),
+            ("path,id\na.mp3,x,too,many\n", "line: 2"),
         ] {
             fs::write(&path, text).unwrap();
             let message = read_manifest(&path).unwrap_err().to_string();
