@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Makes the shipped model again, from the audio up: about 1.5 GB of downloads and an hour on two cores.
+#
+#   models/game-music/make/make.sh [WORK]
+#
+# WORK (default: runs/game-music) holds the audio, the events, the spectrograms and the runs; nothing of it is committed.
+# Needs Rust, Python 3 with `pip install numpy mutagen`, and Debian's apt-get and dpkg-deb. Run from the repository root.
+set -euo pipefail
+here=models/game-music/make
+work=${1:-runs/game-music}
+share=${SHARE:-0.6}   # of the variance of taste that audio can explain; the card reports 0.3 too
+
+cargo build --release
+debut=${CARGO_TARGET_DIR:-target}/release/debut
+
+python3 $here/fetch_audio.py --out "$work/audio"
+python3 $here/simulate_listeners.py --tracks "$work/audio/tracks.csv" --out "$work/events-$share.csv" --share "$share"
+
+"$debut" --config $here/recipe.toml factorize "$work/events-$share.csv" --hold-out 0.2 --out "$work/factors-$share"
+"$debut" --config $here/recipe.toml train --factors "$work/factors-$share" --audio "$work/audio/tracks.csv" \
+  --cache "$work/spectrograms" --windows 6 --name game-music --out "$work/model-$share"
+"$debut" evaluate --model "$work/model-$share" --factors "$work/factors-$share" --events "$work/events-$share.csv" \
+  --audio "$work/audio/tracks.csv" --cache "$work/spectrograms" --windows 6 | tee "$work/scores-$share.md"
