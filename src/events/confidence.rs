@@ -73,7 +73,7 @@ impl ConfidenceConfig {
                 return Err(Error::invalid(format!("confidence.{name}"), "a finite number, 0 or more", value));
             }
         }
-        if !(self.half_life_days >= 0.0) {
+        if self.half_life_days.is_nan() || self.half_life_days < 0.0 {
             return Err(Error::invalid("confidence.half_life_days", "days, or 0 for none", self.half_life_days));
         }
         Ok(())
@@ -97,7 +97,7 @@ impl ConfidenceConfig {
     /// Confidence and preference of a pair with this evidence for and against; `None` where there is no evidence.
     pub fn weigh(&self, positive: f64, negative: f64) -> Option<(f32, f32)> {
         let mass = positive + negative;
-        if !(mass > 0.0) {
+        if mass.is_nan() || mass <= 0.0 {
             return None;
         }
         let grown = match self.growth {
