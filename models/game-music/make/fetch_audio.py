@@ -10,7 +10,7 @@ to copy). Every package is downloaded with `apt-get download`, its music of
     python3 models/game-music/make/fetch_audio.py --out DIR [--pack DIR]
 
 Writes below DIR:
-    audio/<album>/<name>.<ext>     about 790 files, 2.5 GB
+    audio/<album>/<name>.<ext>     763 files, 2.2 GB
     tracks.csv                     path,id,artist,title,album,released
     LICENSES.tsv                   id, package, source path, licence, copyright
     dropped.tsv                    what was left out, and why
@@ -381,7 +381,7 @@ def from_pack(pack, known, out):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder for the music, about 2.5 GB")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the music, 2.2 GB")
     parser.add_argument("--pack", type=Path, help="folder of excerpts with labels.csv and LICENSES.tsv, added to the tracks")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
