@@ -23,7 +23,7 @@ use symphonia::core::formats::{FormatOptions, FormatReader, SeekMode, SeekTo, Tr
 use symphonia::core::io::{MediaSource, MediaSourceStream, MediaSourceStreamOptions};
 use symphonia::core::meta::MetadataOptions;
 use symphonia::core::packet::Packet;
-use symphonia::core::units::{TimeBase, Timestamp};
+use symphonia::core::units::{Duration as Ticks, TimeBase, Timestamp};
 
 use super::no_panic;
 use super::opus::{OpusDecoder, OpusHead};
@@ -49,12 +49,14 @@ pub const MAX_CHANNELS: usize = 64;
 const MAX_PACKET_FRAMES: u64 = 1 << 18;
 /// Bytes of one tag, beyond which it is skipped.
 const MAX_TAG_BYTES: usize = 64 << 10;
-/// Decoded ahead of the excerpt and thrown away, in seconds: the bit reservoir of mp3, the overlap of AAC, and the 80 ms
-/// in which Opus converges (RFC 7845, section 4.6).
-const PREROLL: f64 = 0.1;
+/// Decoded ahead of the excerpt and thrown away, in seconds. A packet of mp3 may begin up to 511 bytes before itself,
+/// which at the lowest bitrates is 0.3 s; AAC needs the overlap of one packet, Opus 80 ms (RFC 7845, section 4.6).
+const PREROLL: f64 = 0.35;
 /// A gap between packets is believed (and filled with silence) from this length on, in seconds; below it timestamps
 /// may simply be rounded, as in Matroska.
 const GAP: f64 = 0.1;
+/// What an mp3 encoder may add behind the music: 12 bits in its LAME header, and the rest of a packet, in frames.
+const MPEG_PADDING: i64 = 4095 + 1152;
 /// Damaged packets in a row after which the rest of the file is given up.
 const MAX_ERRORS_IN_A_ROW: usize = 1000;
 
@@ -347,6 +349,8 @@ struct Reader {
     claimed_seconds: Option<f64>,
     format_name: &'static str,
     codec_name: &'static str,
+    /// A bare MPEG audio stream, as mp3 files are.
+    mpeg: bool,
     can_seek: bool,
     /// No packet has been read since the file was opened.
     fresh: bool,
@@ -375,8 +379,9 @@ impl Reader {
         let prepared = Prepared::of(path, &track)?;
         let name = format.format_info().short_name;
         let claimed = track.duration.and_then(|d| prepared.time_base.calc_duration(d)).map(|t| t.as_secs_f64());
+        let mpeg = matches!(name, "mp1" | "mp2" | "mp3");
         // A raw stream has no header; its claim is an estimate from the bitrate of its beginning.
-        let trusted = !estimated && name != "aac";
+        let trusted = !(mpeg && estimated || name == "aac");
         let opus_delay = f64::from(prepared.pre_skip) / f64::from(prepared.rate);
         Ok(Reader {
             path: path.to_path_buf(),
@@ -389,6 +394,7 @@ impl Reader {
             claimed_seconds: claimed.filter(|_| trusted).map(|s| s - opus_delay),
             format_name: name,
             codec_name: prepared.decoder.codec_info().short_name,
+            mpeg,
             // With several tracks, symphonia's Ogg seek can wait forever for a packet of the right one.
             can_seek: !(name == "ogg" && format.tracks().len() > 1),
             decoder: prepared.decoder,
@@ -511,8 +517,7 @@ impl Reader {
         }
         self.reopen()?;
         self.can_seek = false;
-        // Further back than a seek goes: the packets of mp3 refer to earlier ones, up to 511 bytes.
-        Ok(Some(target - (0.2 * f64::from(self.rate)) as i64))
+        Ok(Some(target))
     }
 
     /// Frames `from..from + n` as mono.
@@ -527,7 +532,8 @@ impl Reader {
         let mut at: Option<i64> = None;
         let mut in_doubt = false;
         let mut track = self.track;
-        while let Some(packet) = self.next()? {
+        let claimed_end = self.claimed_seconds.map(|s| (s * f64::from(self.rate)) as i64);
+        while let Some(mut packet) = self.next()? {
             if self.track != track {
                 // The next link of a chain: it goes on where the last one ended.
                 track = self.track;
@@ -537,6 +543,11 @@ impl Reader {
             let length = self.frames(packet.dur.get().min(i64::MAX as u64) as i64);
             if pass_over.is_some_and(|limit| position + length <= limit) {
                 continue;
+            }
+            if self.mpeg && claimed_end.is_none_or(|claimed| position > claimed + MPEG_PADDING) {
+                // symphonia cuts mp3 off at the length it was told or has guessed; where that is wrong (a variable
+                // bitrate without a header, files that were joined) music follows.
+                packet.trim_end = Ticks::ZERO;
             }
             let decoded = match self.decoder.decode(&packet) {
                 Ok(decoded) => decoded,
@@ -611,14 +622,20 @@ impl Prepared {
             .and_then(|p| p.audio())
             .ok_or_else(|| Error::unsupported(path, "a codec that we decode", "an unknown one"))?;
         check_params(path, params)?;
-        let rate = params.sample_rate.ok_or_else(|| Error::decode(path, "no sample rate"))?;
-        let decoder = CODECS
-            .make_audio_decoder(params, &AudioDecoderOptions::default())
-            .map_err(|e| Error::unsupported(path, "a codec that we decode", e))?;
+        let decoder = CODECS.make_audio_decoder(params, &AudioDecoderOptions::default()).map_err(|e| match e {
+            SymphoniaError::Unsupported("aac: aac too complex") => {
+                Error::unsupported(path, "AAC-LC in mono or stereo", "AAC of another kind, or of more channels")
+            }
+            e => Error::unsupported(path, "a codec that we decode", e),
+        })?;
+        let header_rate = params.sample_rate.filter(|&rate| rate > 0);
         let time_base = track
             .time_base
-            .or_else(|| TimeBase::try_from_recip(rate))
+            .or_else(|| header_rate.and_then(TimeBase::try_from_recip))
             .ok_or_else(|| Error::decode(path, "no time base"))?;
+        // MP4 has no room for rates from 64 kHz on and says 0; its timescale is the rate then. Whatever we take, the
+        // first packet corrects it.
+        let rate = header_rate.unwrap_or(time_base.denom.get()).min(MAX_RATE);
         let head = params.extra_data.as_deref().filter(|_| params.codec == CODEC_ID_OPUS).and_then(OpusHead::parse);
         // The granule position of Opus counts the pre-skip (RFC 7845, section 4.3).
         let pre_skip = head.map_or(0, |h| h.pre_skip);
@@ -642,7 +659,7 @@ static CODECS: LazyLock<CodecRegistry> = LazyLock::new(|| {
 fn check_params(path: &Path, params: &AudioCodecParameters) -> Result<()> {
     let refuse = |expected: &str, found: String| Err(Error::unsupported(path, expected, found));
     if let Some(rate) = params.sample_rate
-        && !(1..=MAX_RATE).contains(&rate)
+        && rate > MAX_RATE
     {
         return refuse("a sample rate up to 768 kHz", format!("{rate} Hz"));
     }
@@ -743,11 +760,15 @@ fn mean<S: Sample + IntoSample<f32>>(buffer: &AudioBuffer<S>, first: usize, fram
     }
 }
 
-/// A file whose reads fail once the time is up, so that no loop in a demuxer outlives it.
+/// A file whose reads fail once the time is up, so that no loop in a demuxer outlives it. It also bends two headers
+/// to what symphonia reads.
 struct Source {
     file: File,
+    position: u64,
     length: u64,
     deadline: Instant,
+    /// Bytes to be read in place of those at an offset.
+    bent: Option<(u64, Vec<u8>)>,
 }
 
 impl Source {
@@ -762,9 +783,60 @@ impl Source {
         if found.len() == 0 {
             return Err(Error::decode(path, "empty file"));
         }
-        let file = File::open(path).map_err(Error::io(path))?;
-        Ok(Source { file, length: found.len(), deadline })
+        let mut file = File::open(path).map_err(Error::io(path))?;
+        let bent = bend(&mut file, found.len());
+        file.rewind().map_err(Error::io(path))?;
+        Ok(Source { file, position: 0, length: found.len(), deadline, bent })
     }
+}
+
+/// What a header must say for symphonia to read the file.
+fn bend(file: &mut File, length: u64) -> Option<(u64, Vec<u8>)> {
+    let mut start = [0; 12];
+    file.read_exact(&mut start).ok()?;
+    match &start {
+        // RF64 is RIFF with 64-bit sizes. Where the size is said to be unknown the chunks go on to the end of the file,
+        // and a wrong one does no harm.
+        [b'R', b'I' | b'F', b'F' | b'6', b'F' | b'4', .., b'W', b'A', b'V', b'E'] => {
+            Some((0, b"RIFF\xff\xff\xff\xff".to_vec()))
+        }
+        [_, _, _, _, b'f', b't', b'y', b'p', ..] => whole_mdat(file, length).ok().flatten(),
+        _ => None,
+    }
+}
+
+/// In an MP4 file that broke off within its media data, the size that these have now: symphonia passes over an atom
+/// that reaches beyond the end, and with it over all the music.
+fn whole_mdat(file: &mut File, length: u64) -> io::Result<Option<(u64, Vec<u8>)>> {
+    let mut at = 0u64;
+    // ftyp, moov, a few free, one mdat; fragmented files have more, and keep their music in small ones.
+    for _ in 0..64 {
+        if at.saturating_add(16) > length {
+            break;
+        }
+        let mut head = [0; 16];
+        file.seek(SeekFrom::Start(at))?;
+        file.read_exact(&mut head)?;
+        let [a, b, c, d, kind @ .., e, f, g, h, i, j, k, l] = head;
+        let size = match u32::from_be_bytes([a, b, c, d]) {
+            // To the end of the file.
+            0 => break,
+            1 => u64::from_be_bytes([e, f, g, h, i, j, k, l]),
+            size => u64::from(size),
+        };
+        if size < 8 {
+            break;
+        }
+        if at.saturating_add(size) > length {
+            let left = length - at;
+            let large = size > u64::from(u32::MAX) || [a, b, c, d] == 1u32.to_be_bytes();
+            let bytes =
+                if large { (at + 8, left.to_be_bytes().to_vec()) } else { (at, (left as u32).to_be_bytes().to_vec()) };
+            return Ok((kind == *b"mdat").then_some(bytes));
+        }
+        at += size;
+    }
+    Ok(None)
 }
 
 impl Read for Source {
@@ -772,7 +844,17 @@ impl Read for Source {
         if Instant::now() >= self.deadline {
             return Err(io::Error::new(io::ErrorKind::TimedOut, too_slow()));
         }
-        self.file.read(buffer)
+        let n = self.file.read(buffer)?;
+        if let Some((at, bytes)) = &self.bent {
+            // The part of what was read that lies where the bent bytes do.
+            let (from, to) = (self.position.max(*at), (self.position + n as u64).min(at + bytes.len() as u64));
+            if from < to {
+                let there = (from - self.position) as usize..(to - self.position) as usize;
+                buffer[there].copy_from_slice(&bytes[(from - at) as usize..(to - at) as usize]);
+            }
+        }
+        self.position += n as u64;
+        Ok(n)
     }
 }
 
@@ -781,7 +863,8 @@ impl Seek for Source {
         if Instant::now() >= self.deadline {
             return Err(io::Error::new(io::ErrorKind::TimedOut, too_slow()));
         }
-        self.file.seek(to)
+        self.position = self.file.seek(to)?;
+        Ok(self.position)
     }
 }
 

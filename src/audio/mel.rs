@@ -15,12 +15,13 @@ pub struct LogMel {
     hop: usize,
     log_gain: f32,
     /// Periodic Hann, `[window_length]`.
-    window: Vec<f32>,
-    fft: Arc<dyn RealToComplex<f32>>,
+    window: Vec<f64>,
+    /// In double precision: in single, the rounding of the loud bins is 4e-4 of the softest bands.
+    fft: Arc<dyn RealToComplex<f64>>,
     filters: Vec<Filter>,
-    frame: Vec<f32>,
-    spectrum: Vec<Complex<f32>>,
-    scratch: Vec<Complex<f32>>,
+    frame: Vec<f64>,
+    spectrum: Vec<Complex<f64>>,
+    scratch: Vec<Complex<f64>>,
     power: Vec<f32>,
 }
 
@@ -37,7 +38,7 @@ impl LogMel {
         LogMel {
             hop: front_end.hop_length,
             log_gain: front_end.log_gain,
-            window: (0..n).map(|i| (0.5 - 0.5 * (TAU * i as f64 / n as f64).cos()) as f32).collect(),
+            window: (0..n).map(|i| 0.5 - 0.5 * (TAU * i as f64 / n as f64).cos()).collect(),
             filters: filters(front_end),
             frame: fft.make_input_vec(),
             spectrum: fft.make_output_vec(),
@@ -64,13 +65,13 @@ impl LogMel {
         for (t, mut row) in mel.outer_iter_mut().enumerate() {
             let at = &samples[t * self.hop..t * self.hop + n];
             for ((x, s), w) in self.frame.iter_mut().zip(at).zip(&self.window) {
-                *x = s * w;
+                *x = f64::from(*s) * w;
             }
             self.fft
                 .process_with_scratch(&mut self.frame, &mut self.spectrum, &mut self.scratch)
                 .expect("buffers of the lengths that the plan asked for");
             for (p, z) in self.power.iter_mut().zip(&self.spectrum) {
-                *p = z.norm_sqr();
+                *p = z.norm_sqr() as f32;
             }
             for (band, filter) in row.iter_mut().zip(&self.filters) {
                 *band = dot(&filter.weights, &self.power[filter.first..]);

@@ -1,0 +1,56 @@
+#!/bin/sh
+# Makes the tiny audio files of this folder from generated signals. Needs ffmpeg with libmp3lame, libvorbis and libopus
+# (ffmpeg 5.1 made the committed ones). From the repository root: sh tests/data/make.sh
+#
+# steps*: 500 Hz for half a second, 1500 Hz for the next, 3000 Hz for the third.
+# sweep*: a tone that rises from 200 Hz by 400 Hz each second, so that no two moments sound alike.
+# Both at half of full scale; lossless ones at 1/32, where few bits suffice.
+set -eu
+cd "$(dirname "$0")"
+
+STEPS='0.5*sin(2*PI*t*if(lt(t\,0.5)\,500\,if(lt(t\,1)\,1500\,3000)))'
+SWEEP='0.5*sin(2*PI*(200*t+200*t*t))'
+SOFT_STEPS="$STEPS/16"
+SOFT_SWEEP="$SWEEP/16"
+
+# make EXPRESSION SECONDS RATE CHANNELS OUTPUT ENCODER-OPTIONS...
+make() {
+    expression=$1 seconds=$2 rate=$3 channels=$4 output=$5
+    shift 5
+    case $channels in
+        1) all=$expression layout=mono ;;
+        2) all="$expression|$expression" layout=stereo ;;
+        6) all="$expression|$expression|$expression|$expression|$expression|$expression" layout=5.1 ;;
+    esac
+    ffmpeg -v error -y -f lavfi -i "aevalsrc=$all:s=$rate:d=$seconds:c=$layout" -fflags +bitexact -flags:a +bitexact \
+        -map_metadata -1 "$@" "$output"
+}
+
+make "$STEPS" 1.5 44100 2 steps-cbr.mp3 -c:a libmp3lame -b:a 48k
+make "$STEPS" 1.5 22050 1 steps-vbr.mp3 -c:a libmp3lame -q:a 7
+make "$STEPS" 1.5 32000 1 steps-no-xing.mp3 -c:a libmp3lame -q:a 7 -write_xing 0 -id3v2_version 0
+make "$STEPS" 1.5 8000 1 steps-8k.mp3 -c:a libmp3lame -b:a 16k
+make "$STEPS" 1.5 44100 2 steps.m4a -c:a aac -b:a 32k
+make "$STEPS" 1.5 96000 1 steps-96k.m4a -c:a aac -b:a 32k
+make "$STEPS" 1.5 22050 1 steps.aac -c:a aac -b:a 16k
+make "$STEPS" 1.5 44100 2 steps.ogg -c:a libvorbis -q:a 0
+make "$STEPS" 1.5 11025 6 steps-5.1.ogg -c:a libvorbis -q:a 0
+make "$STEPS" 1.5 48000 2 steps.opus -c:a libopus -b:a 24k
+make "$STEPS" 1.5 16000 1 steps-mono.opus -c:a libopus -b:a 12k -application voip
+make "$STEPS" 1.5 48000 6 steps-5.1.opus -c:a libopus -b:a 128k -vbr off -mapping_family 1
+make "$SOFT_STEPS" 1.5 8000 2 steps.flac -c:a flac -compression_level 12
+make "$SOFT_STEPS" 1.5 8000 1 steps-24.flac -c:a flac -compression_level 12 -sample_fmt s32 -bits_per_raw_sample 24
+make "$SOFT_STEPS" 1.5 8000 6 steps-5.1.flac -c:a flac -compression_level 12 -sample_fmt s16
+make "$SOFT_STEPS" 1.5 8000 1 steps-alac.m4a -c:a alac
+make "$SOFT_STEPS" 1.5 8000 1 steps-alac.caf -c:a alac
+make "$SOFT_STEPS" 1.5 8000 1 steps.aiff -c:a pcm_s16be
+make "$SOFT_STEPS" 1.5 8000 1 steps.caf -c:a pcm_s16be
+
+make "$SWEEP" 5 16000 1 sweep.mp3 -c:a libmp3lame -b:a 24k
+make "$SWEEP" 5 16000 1 sweep-vbr-no-xing.mp3 -c:a libmp3lame -q:a 9 -write_xing 0 -id3v2_version 0
+make "$SWEEP" 5 16000 1 sweep.ogg -c:a libvorbis -q:a 0
+make "$SWEEP" 5 16000 1 sweep.opus -c:a libopus -b:a 16k -vbr off
+make "$SWEEP" 5 16000 1 sweep.m4a -c:a aac -b:a 16k
+make "$SWEEP" 5 16000 1 sweep-faststart.m4a -c:a aac -b:a 16k -movflags +faststart
+make "$SOFT_SWEEP" 2.5 8000 1 sweep.flac -c:a flac -compression_level 12
+make "$SOFT_SWEEP" 2.5 8000 1 sweep-alac.m4a -c:a alac
