@@ -56,7 +56,7 @@ pub fn fit(
     half_step(by_user, tracks.view(), &user_ridge, &mut users)?;
     let settings = format!("{config:?} {:?}", data.config);
     Ok(Factors {
-        space: SpaceId::of(&[settings.as_bytes(), &bytes(&users), &bytes(&tracks)]),
+        space: SpaceId::of(&[settings.as_bytes(), &digest(&users), &digest(&tracks)]),
         config: *config,
         confidence: data.config,
         user_ridge,
@@ -113,8 +113,14 @@ fn random_start(n: usize, d: usize, seed: u64) -> Array2<f32> {
     Array2::from_shape_simple_fn((n, d), || random.random_range(-width..width))
 }
 
-fn bytes(array: &Array2<f32>) -> Vec<u8> {
-    array.iter().flat_map(|x| x.to_le_bytes()).collect()
+/// The BLAKE3 hash of all numbers, row by row, little-endian.
+fn digest(array: &Array2<f32>) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    for row in array.rows() {
+        let bytes: Vec<u8> = row.iter().flat_map(|x| x.to_le_bytes()).collect();
+        hasher.update(&bytes);
+    }
+    hasher.finalize().into()
 }
 
 #[cfg(test)]
