@@ -30,6 +30,8 @@ pub(crate) struct Step {
     pub average: f32,
     /// Steps before this one.
     pub number: u64,
+    /// What the gradient is multiplied by.
+    pub shorten: f32,
 }
 
 /// What an optimiser carries from step to step, and the running average of the weights.
@@ -81,6 +83,7 @@ fn nesterov(step: &Step, w: &mut [f32], average: &mut [f32], v: &mut [f32], g: &
     let (eta, mu, keep) = (step.learning_rate, step.momentum, kept(step));
     let shrink = 1.0 - eta * step.weight_decay;
     for (((w, a), v), &g) in w.iter_mut().zip(average).zip(v).zip(g) {
+        let g = step.shorten * g;
         *v = mu * *v + g;
         *w = shrink * *w - eta * (g + mu * *v);
         *a = keep * *a + (1.0 - keep) * *w;
@@ -94,6 +97,7 @@ fn adamw(step: &Step, w: &mut [f32], average: &mut [f32], m: &mut [f32], v: &mut
     let (unbias1, unbias2) = (1.0 / (1.0 - beta1.powi(n)), 1.0 / (1.0 - beta2.powi(n)));
     let shrink = 1.0 - eta * step.weight_decay;
     for ((((w, a), m), v), &g) in w.iter_mut().zip(average).zip(m).zip(v).zip(g) {
+        let g = step.shorten * g;
         *m = beta1 * *m + (1.0 - beta1) * g;
         *v = beta2 * *v + (1.0 - beta2) * g * g;
         *w = shrink * *w - eta * (*m * unbias1) / ((*v * unbias2).sqrt() + 1e-8);
@@ -112,6 +116,7 @@ mod tests {
         weight_decay: 0.0,
         average: 0.0,
         number: 0,
+        shorten: 1.0,
     };
 
     /// Three steps down f(w) = w²/2 from w = 1, so g = w.
@@ -134,6 +139,13 @@ mod tests {
         assert!((descend(STEP).0 - 0.327_321).abs() < 1e-5, "{:?}", descend(STEP));
         let adam = descend(Step { optimiser: Optimiser::AdamW, weight_decay: 0.5, ..STEP });
         assert!((adam.0 - 0.574_974).abs() < 1e-5, "{adam:?}");
+    }
+
+    #[test]
+    fn a_shortened_gradient_is_a_smaller_one() {
+        let (mut w, mut v) = ([1.0], [0.0]);
+        nesterov(&Step { shorten: 0.5, ..STEP }, &mut w, &mut [0.0], &mut v, &[2.0]);
+        assert_eq!((w[0], v[0]), (1.0 - 0.1 * (1.0 + 0.9), 1.0));
     }
 
     #[test]

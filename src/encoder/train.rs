@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use burn::tensor::{Device, Tensor};
 use ndarray::{Array1, Array2, ArrayView2, Axis};
+use rayon::prelude::*;
 use safetensors::tensor::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 
@@ -48,6 +49,9 @@ pub struct TrainConfig {
     /// The share of all steps in which the learning rate rises linearly to its highest value (0.05); it then falls to 0
     /// along half a cosine (Loshchilov & Hutter 2017).
     pub warm_up: f64,
+    /// Gradients longer than this, over all weights together, are shortened to it (1; 0: never). The loss of most steps
+    /// has a shorter one; a rare long one would throw the network out of reach of any gradient (Pascanu et al. 2013).
+    pub clip: f64,
     /// How much of a running average of the weights is kept per step (0.99: it spans about 100 steps); the average is
     /// what is validated and kept. It stands for an ensemble of recent networks and costs next to nothing. 0: off.
     pub average: f64,
@@ -73,6 +77,7 @@ impl Default for TrainConfig {
             momentum: 0.9,
             weight_decay: 0.0,
             warm_up: 0.05,
+            clip: 1.0,
             average: 0.99,
             crop: true,
             windows: 8,
@@ -104,6 +109,9 @@ impl TrainConfig {
         }
         if !(self.weight_decay >= 0.0 && self.weight_decay * self.learning_rate < 1.0) {
             return Err(Error::invalid("train.weight_decay", "0 to 1 / learning_rate", self.weight_decay));
+        }
+        if !(self.clip >= 0.0 && self.clip.is_finite()) {
+            return Err(Error::invalid("train.clip", "a number from 0", self.clip));
         }
         if !(0.0..=100.0).contains(&self.augment.mixup) {
             return Err(Error::invalid("train.augment.mixup", "0 to 100", self.augment.mixup));
@@ -282,6 +290,13 @@ fn run_epoch(
         match message {
             Message::Train(batch) => {
                 rate = config.rate(done.steps, steps);
+                let tracks = batch.weights.len();
+                let (loss, gradients) = gradients(encoder, &state.weights, batch)?;
+                let length = length(&gradients);
+                if !loss.is_finite() || !length.is_finite() {
+                    let what = format!("the loss of epoch {number}, step {}", done.steps);
+                    return Err(Error::invalid(what, "a finite number", format!("{loss}: lower the learning rate")));
+                }
                 let step = Step {
                     optimiser: config.optimiser,
                     learning_rate: rate as f32,
@@ -289,13 +304,12 @@ fn run_epoch(
                     weight_decay: config.weight_decay as f32,
                     average: config.average as f32,
                     number: done.steps,
+                    shorten: if config.clip > 0.0 && length > config.clip {
+                        (config.clip / length) as f32
+                    } else {
+                        1.0
+                    },
                 };
-                let tracks = batch.weights.len();
-                let (loss, gradients) = gradients(encoder, &state.weights, batch)?;
-                if !loss.is_finite() || gradients.iter().any(|g| g.iter().any(|x| !x.is_finite())) {
-                    let what = format!("the loss of epoch {number}, step {}", done.steps);
-                    return Err(Error::invalid(what, "a finite number", format!("{loss}: lower the learning rate")));
-                }
                 state.step(&step, &gradients);
                 trained.add(f64::from(loss), tracks);
                 done.steps += 1;
@@ -341,6 +355,18 @@ fn gradients(encoder: &EncoderConfig, weights: &Weights, batch: Batch) -> Result
         slices.push(bias.into_data().try_into_vec_as().map_err(unread)?);
     }
     Ok((value, slices))
+}
+
+/// The length of a gradient, over all of its slices.
+fn length(gradients: &[Vec<f32>]) -> f64 {
+    // Chunks of one size summed in order: the same on any number of cores.
+    let squares: Vec<f64> = gradients
+        .iter()
+        .flat_map(|g| {
+            g.par_chunks(1 << 16).map(|c| c.iter().map(|&x| f64::from(x).powi(2)).sum()).collect::<Vec<f64>>()
+        })
+        .collect();
+    squares.iter().sum::<f64>().sqrt()
 }
 
 /// Squared distance and cosine to the target, of each track of a batch.
