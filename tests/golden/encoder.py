@@ -82,7 +82,8 @@ def make_small(folder):
     (folder / "model.toml").write_text(
         f'name = "small"\nspace = "space-golden"\ntypical_norm = 1.0\nweights = "{digest}"\n\n[encoder]\n'
         + "\n".join(lines)
-        + "\n\n[front_end]\nmel_bands = 16\n"
+        + "\n\n[front_end]\nsample_rate = 22050\nwindow_length = 2048\nhop_length = 1024\nmel_bands = 16\n"
+        + "f_min = 0.0\nf_max = 11025.0\nframes = 599\nlog_gain = 10000.0\n"
     )
 
 
