@@ -51,7 +51,7 @@ pushover-data planetblupi-music-ogg wizznic-data trackballs-data enigma-data fre
 amoebax-data megaglest-data adonthell-data openclonk-data fretsonfire-songs-muldjord xmoto-data
 neverball-common freecol extremetuxracer-data scorched3d-data lordsawar-data searchandrescue-data
 btanks-data torus-trooper-data gunroar-data mu-cade-data lugaru-data zaz-data pinball-data
-asc-music pangzero pink-pony-data xblast-tnt-musics frozen-bubble-data fb-music-high
+asc-music pangzero pink-pony-data frozen-bubble-data
 """.split()
 
 SUFFIXES = {".ogg", ".oga", ".opus", ".mp3", ".wav", ".flac"}

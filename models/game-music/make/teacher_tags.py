@@ -11,7 +11,7 @@ a TensorFlow 1 checkpoint, which is read here without TensorFlow.
     python3 models/game-music/make/teacher_tags.py \\
         --wheel musicnn-0.1.0-py3-none-any.whl --tracks DIR/tracks.csv --out teacher_tags.tsv
 
-1.3 s per track on one core; tracks already in --out are not done again. The
+1.7 s per track on one core; tracks already in --out are not done again. The
 result is committed as teacher_tags.tsv.gz, so nobody needs to run this.
 """
 
