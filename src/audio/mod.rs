@@ -19,11 +19,13 @@ pub mod decode;
 pub mod mel;
 pub mod opus;
 pub mod resample;
+mod source;
 pub mod tags;
 
 pub use cache::{CachedKey, SpectrogramCache};
 pub use decode::{Excerpt, excerpt};
 pub use mel::LogMel;
+pub use source::TIME_LIMIT;
 pub use tags::Tags;
 
 /// Raised when decoding changes so that a file which failed may now succeed: recorded failures are then retried.
