@@ -287,9 +287,10 @@ impl Listener {
                 }
             };
             let (input, lost) = decoded;
-            let output = self.resampler.process(&input);
+            let mut samples = self.resampler.process(&input);
             let end = (skip + n).min((input.len() * p) / q);
-            let samples = output.get(skip..end).unwrap_or_default().to_vec();
+            samples.truncate(end);
+            samples.drain(..skip.min(samples.len()));
             return Ok(Part { samples, lost: (lost * p / q) as f64 });
         }
     }
@@ -526,7 +527,8 @@ impl Reader {
         let pass_over = self.go_to(from - preroll)?;
         let gap = (GAP * f64::from(self.rate)) as i64;
         let end = from + n as i64;
-        let mut samples: Vec<f32> = Vec::new();
+        // What was asked for, not what a header claims; capped all the same.
+        let mut samples: Vec<f32> = Vec::with_capacity(n.min(1 << 21));
         let mut lost = 0;
         // Position of the next frame to be decoded; unknown at first, and in doubt after an error.
         let mut at: Option<i64> = None;
@@ -604,7 +606,7 @@ impl Reader {
                 break;
             }
         }
-        if let Some(wrong) = samples.iter().find(|s| !(s.abs() <= MAX_AMPLITUDE)) {
+        if let Some(wrong) = samples.iter().find(|s| s.is_nan() || s.abs() > MAX_AMPLITUDE) {
             return Err(self.refuse(format!("a sample is {wrong}, expected finite numbers around -1 to 1")));
         }
         Ok(Decoded::Samples { samples, lost })
