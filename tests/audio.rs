@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use debut::Error;
-use debut::audio::{Excerpt, FrontEnd, LogMel, excerpt, hear};
+use debut::audio::{Excerpt, FrontEnd, LogMel, Tags, excerpt, hear};
 use ndarray::Array2;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -226,6 +226,24 @@ fn windows_are_spread_over_the_track_and_short_tracks_are_tiled() {
     assert!(tiled.tiled && tiled.start_seconds == 0.0);
     let period = (tiled.seconds.unwrap() * 22_050.0).round() as usize;
     assert_eq!(tiled.samples[..1000], tiled.samples[2 * period..2 * period + 1000]);
+}
+
+#[test]
+fn tags_are_read_in_every_dialect() {
+    for name in ["steps-cbr.mp3", "steps.m4a", "steps.ogg", "steps.opus", "steps.flac"] {
+        let tags = hear(&data("data").join(name), &bands(), 20, 1).unwrap().tags;
+        let found = [&tags.title, &tags.artist, &tags.album, &tags.genre].map(|tag| tag.as_deref().unwrap_or_default());
+        assert_eq!(found, ["Drei_Töne", "Signal", "Generated", "Test"], "{name}");
+        assert_eq!(tags.year, Some(2026), "{name}");
+        // ffmpeg writes no ISRC into MP4, and recordings' ids only into Vorbis comments.
+        let (isrc, recording) = match name {
+            "steps.m4a" => (None, None),
+            "steps-cbr.mp3" => (Some("DEZ652600001"), None),
+            _ => (Some("DEZ652600001"), Some("11111111-2222-4333-8444-555555555555")),
+        };
+        assert_eq!((tags.isrc.as_deref(), tags.musicbrainz_recording.as_deref()), (isrc, recording), "{name}");
+    }
+    assert_eq!(hear(&data("data/steps.aiff"), &bands(), 20, 1).unwrap().tags, Tags::default());
 }
 
 // Against itself: seeking gives what decoding everything gives.

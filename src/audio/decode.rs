@@ -4,11 +4,10 @@
 //! excerpt comes out short the packets are walked for the true one), not the rate, not the channels. A decoder's panic
 //! is caught, its time is limited, and no memory is reserved by a claim.
 
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use symphonia::core::audio::conv::IntoSample;
 use symphonia::core::audio::sample::Sample;
@@ -20,7 +19,7 @@ use symphonia::core::common::Limit;
 use symphonia::core::errors::Error as SymphoniaError;
 use symphonia::core::formats::probe::Hint;
 use symphonia::core::formats::{FormatOptions, FormatReader, SeekMode, SeekTo, Track, TrackType};
-use symphonia::core::io::{MediaSource, MediaSourceStream, MediaSourceStreamOptions};
+use symphonia::core::io::{MediaSourceStream, MediaSourceStreamOptions};
 use symphonia::core::meta::MetadataOptions;
 use symphonia::core::packet::Packet;
 use symphonia::core::units::{Duration as Ticks, TimeBase, Timestamp};
@@ -28,11 +27,10 @@ use symphonia::core::units::{Duration as Ticks, TimeBase, Timestamp};
 use super::no_panic;
 use super::opus::{OpusDecoder, OpusHead};
 use super::resample::Resampler;
+use super::source::{Source, TIME_LIMIT, mpeg_without_length, too_slow};
 use super::tags::Tags;
 use crate::error::{Error, Result};
 
-/// Longest time that one track may take, opened to resampled. A song takes 30 ms.
-pub const TIME_LIMIT: Duration = Duration::from_secs(30);
 /// Shorter tracks are refused: there is nothing to know a song by.
 pub const MIN_SECONDS: f64 = 1.0;
 /// −80 dBFS, three steps of a 16-bit sample: what never exceeds it is silence with dither or hum, and its logarithm
@@ -289,9 +287,10 @@ impl Listener {
                 }
             };
             let (input, lost) = decoded;
-            let output = self.resampler.process(&input);
+            let mut samples = self.resampler.process(&input);
             let end = (skip + n).min((input.len() * p) / q);
-            let samples = output.get(skip..end).unwrap_or_default().to_vec();
+            samples.truncate(end);
+            samples.drain(..skip.min(samples.len()));
             return Ok(Part { samples, lost: (lost * p / q) as f64 });
         }
     }
@@ -351,6 +350,7 @@ struct Reader {
     codec_name: &'static str,
     /// A bare MPEG audio stream, as mp3 files are.
     mpeg: bool,
+    opus: bool,
     can_seek: bool,
     /// No packet has been read since the file was opened.
     fresh: bool,
@@ -382,7 +382,7 @@ impl Reader {
         let mpeg = matches!(name, "mp1" | "mp2" | "mp3");
         // A raw stream has no header; its claim is an estimate from the bitrate of its beginning.
         let trusted = !(mpeg && estimated || name == "aac");
-        let opus_delay = f64::from(prepared.pre_skip) / f64::from(prepared.rate);
+        let opus_delay = f64::from(prepared.pre_skip.unwrap_or(0)) / f64::from(prepared.rate);
         Ok(Reader {
             path: path.to_path_buf(),
             deadline,
@@ -395,6 +395,7 @@ impl Reader {
             format_name: name,
             codec_name: prepared.decoder.codec_info().short_name,
             mpeg,
+            opus: prepared.pre_skip.is_some(),
             // With several tracks, symphonia's Ogg seek can wait forever for a packet of the right one.
             can_seek: !(name == "ogg" && format.tracks().len() > 1),
             decoder: prepared.decoder,
@@ -526,7 +527,8 @@ impl Reader {
         let pass_over = self.go_to(from - preroll)?;
         let gap = (GAP * f64::from(self.rate)) as i64;
         let end = from + n as i64;
-        let mut samples: Vec<f32> = Vec::new();
+        // What was asked for, not what a header claims; capped all the same.
+        let mut samples: Vec<f32> = Vec::with_capacity(n.min(1 << 21));
         let mut lost = 0;
         // Position of the next frame to be decoded; unknown at first, and in doubt after an error.
         let mut at: Option<i64> = None;
@@ -544,9 +546,16 @@ impl Reader {
             if pass_over.is_some_and(|limit| position + length <= limit) {
                 continue;
             }
-            if self.mpeg && claimed_end.is_none_or(|claimed| position > claimed + MPEG_PADDING) {
+            let untrimmed = match claimed_end {
                 // symphonia cuts mp3 off at the length it was told or has guessed; where that is wrong (a variable
                 // bitrate without a header, files that were joined) music follows.
+                claimed if self.mpeg => claimed.is_none_or(|end| position > end + MPEG_PADDING),
+                // The granule positions that ffmpeg writes into Opus files are up to 10 ms off on some pages, and
+                // symphonia cuts the packets there. Only the end of the track is meant to be cut.
+                Some(end) if self.opus => position + i64::from(self.rate) < end,
+                _ => false,
+            };
+            if untrimmed {
                 packet.trim_end = Ticks::ZERO;
             }
             let decoded = match self.decoder.decode(&packet) {
@@ -597,7 +606,7 @@ impl Reader {
                 break;
             }
         }
-        if let Some(wrong) = samples.iter().find(|s| !(s.abs() <= MAX_AMPLITUDE)) {
+        if let Some(wrong) = samples.iter().find(|s| s.is_nan() || s.abs() > MAX_AMPLITUDE) {
             return Err(self.refuse(format!("a sample is {wrong}, expected finite numbers around -1 to 1")));
         }
         Ok(Decoded::Samples { samples, lost })
@@ -611,7 +620,8 @@ struct Prepared {
     rate: u32,
     channels: usize,
     origin: i64,
-    pre_skip: u32,
+    /// Frames; of Opus alone.
+    pre_skip: Option<u32>,
 }
 
 impl Prepared {
@@ -626,7 +636,8 @@ impl Prepared {
             SymphoniaError::Unsupported("aac: aac too complex") => {
                 Error::unsupported(path, "AAC-LC in mono or stereo", "AAC of another kind, or of more channels")
             }
-            e => Error::unsupported(path, "a codec that we decode", e),
+            SymphoniaError::Unsupported(what) => Error::unsupported(path, "a codec that we decode", what),
+            damage => Error::decode(path, damage),
         })?;
         let header_rate = params.sample_rate.filter(|&rate| rate > 0);
         let time_base = track
@@ -638,10 +649,10 @@ impl Prepared {
         let rate = header_rate.unwrap_or(time_base.denom.get()).min(MAX_RATE);
         let head = params.extra_data.as_deref().filter(|_| params.codec == CODEC_ID_OPUS).and_then(OpusHead::parse);
         // The granule position of Opus counts the pre-skip (RFC 7845, section 4.3).
-        let pre_skip = head.map_or(0, |h| h.pre_skip);
+        let pre_skip = head.map(|h| h.pre_skip);
         let start = time_base.calc_time(track.start_ts).map_or(0.0, |t| t.as_secs_f64());
         // A recording cut out of a longer stream begins late; a negative start is the encoder's delay, which is trimmed.
-        let origin = (start.max(0.0) * f64::from(rate)).round() as i64 + i64::from(pre_skip);
+        let origin = (start.max(0.0) * f64::from(rate)).round() as i64 + i64::from(pre_skip.unwrap_or(0));
         let channels = params.channels.as_ref().map_or(0, |c| c.count());
         Ok(Prepared { decoder, time_base, rate, channels, origin, pre_skip })
     }
@@ -760,171 +771,18 @@ fn mean<S: Sample + IntoSample<f32>>(buffer: &AudioBuffer<S>, first: usize, fram
     }
 }
 
-/// A file whose reads fail once the time is up, so that no loop in a demuxer outlives it. It also bends two headers
-/// to what symphonia reads.
-struct Source {
-    file: File,
-    position: u64,
-    length: u64,
-    deadline: Instant,
-    /// Bytes to be read in place of those at an offset.
-    bent: Option<(u64, Vec<u8>)>,
-}
-
-impl Source {
-    /// # Errors
-    /// `Decode` for what is not a regular file: opening a pipe would block, reading a device never ends.
-    fn open(path: &Path, deadline: Instant) -> Result<Source> {
-        let found = std::fs::metadata(path).map_err(Error::io(path))?;
-        if !found.is_file() {
-            let kind = if found.is_dir() { "a directory" } else { "a pipe, socket or device" };
-            return Err(Error::decode(path, format!("{kind}, expected a regular file")));
-        }
-        if found.len() == 0 {
-            return Err(Error::decode(path, "empty file"));
-        }
-        let mut file = File::open(path).map_err(Error::io(path))?;
-        let bent = bend(&mut file, found.len());
-        file.rewind().map_err(Error::io(path))?;
-        Ok(Source { file, position: 0, length: found.len(), deadline, bent })
-    }
-}
-
-/// What a header must say for symphonia to read the file.
-fn bend(file: &mut File, length: u64) -> Option<(u64, Vec<u8>)> {
-    let mut start = [0; 12];
-    file.read_exact(&mut start).ok()?;
-    match &start {
-        // RF64 is RIFF with 64-bit sizes. Where the size is said to be unknown the chunks go on to the end of the file,
-        // and a wrong one does no harm.
-        [b'R', b'I' | b'F', b'F' | b'6', b'F' | b'4', .., b'W', b'A', b'V', b'E'] => {
-            Some((0, b"RIFF\xff\xff\xff\xff".to_vec()))
-        }
-        [_, _, _, _, b'f', b't', b'y', b'p', ..] => whole_mdat(file, length).ok().flatten(),
-        _ => None,
-    }
-}
-
-/// In an MP4 file that broke off within its media data, the size that these have now: symphonia passes over an atom
-/// that reaches beyond the end, and with it over all the music.
-fn whole_mdat(file: &mut File, length: u64) -> io::Result<Option<(u64, Vec<u8>)>> {
-    let mut at = 0u64;
-    // ftyp, moov, a few free, one mdat; fragmented files have more, and keep their music in small ones.
-    for _ in 0..64 {
-        if at.saturating_add(16) > length {
-            break;
-        }
-        let mut head = [0; 16];
-        file.seek(SeekFrom::Start(at))?;
-        file.read_exact(&mut head)?;
-        let [a, b, c, d, kind @ .., e, f, g, h, i, j, k, l] = head;
-        let size = match u32::from_be_bytes([a, b, c, d]) {
-            // To the end of the file.
-            0 => break,
-            1 => u64::from_be_bytes([e, f, g, h, i, j, k, l]),
-            size => u64::from(size),
-        };
-        if size < 8 {
-            break;
-        }
-        if at.saturating_add(size) > length {
-            let left = length - at;
-            let large = size > u64::from(u32::MAX) || [a, b, c, d] == 1u32.to_be_bytes();
-            let bytes =
-                if large { (at + 8, left.to_be_bytes().to_vec()) } else { (at, (left as u32).to_be_bytes().to_vec()) };
-            return Ok((kind == *b"mdat").then_some(bytes));
-        }
-        at += size;
-    }
-    Ok(None)
-}
-
-impl Read for Source {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if Instant::now() >= self.deadline {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, too_slow()));
-        }
-        let n = self.file.read(buffer)?;
-        if let Some((at, bytes)) = &self.bent {
-            // The part of what was read that lies where the bent bytes do.
-            let (from, to) = (self.position.max(*at), (self.position + n as u64).min(at + bytes.len() as u64));
-            if from < to {
-                let there = (from - self.position) as usize..(to - self.position) as usize;
-                buffer[there].copy_from_slice(&bytes[(from - at) as usize..(to - at) as usize]);
-            }
-        }
-        self.position += n as u64;
-        Ok(n)
-    }
-}
-
-impl Seek for Source {
-    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        if Instant::now() >= self.deadline {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, too_slow()));
-        }
-        self.position = self.file.seek(to)?;
-        Ok(self.position)
-    }
-}
-
-impl MediaSource for Source {
-    fn is_seekable(&self) -> bool {
-        true
-    }
-
-    fn byte_len(&self) -> Option<u64> {
-        Some(self.length)
-    }
-}
-
-fn too_slow() -> String {
-    format!("takes longer than {} s", TIME_LIMIT.as_secs())
-}
-
 /// The error of a file that no demuxer wanted, or that broke one.
 fn not_opened(path: &Path, error: &SymphoniaError) -> Error {
     match error {
         SymphoniaError::Unsupported(what) if what.starts_with("core") => {
             Error::decode(path, format!("not audio of a kind that we read ({what})"))
         }
+        // What symphonia calls unsupported because a part is not there is damage.
+        SymphoniaError::Unsupported(what) if what.contains("missing") => Error::decode(path, what),
         SymphoniaError::Unsupported(what) => Error::unsupported(path, "a container that we read", what),
         SymphoniaError::IoError(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
             Error::decode(path, "not audio, or cut off within its header")
         }
         other => Error::decode(path, other),
     }
-}
-
-/// Whether this is an MPEG audio stream without a Xing, Info or VBRI header, whose length symphonia can only estimate
-/// from its first bitrates. Looks for the header in the first frame behind the ID3v2 tags.
-fn mpeg_without_length(path: &Path) -> Result<bool> {
-    let mut file = File::open(path).map_err(Error::io(path))?;
-    let mut at = 0u64;
-    let mut head = [0u8; 2048];
-    // A few tags may follow one another; a file of nothing but tags is refused elsewhere.
-    for _ in 0..16 {
-        file.seek(SeekFrom::Start(at)).map_err(Error::io(path))?;
-        let mut n = 0;
-        while n < head.len() {
-            match file.read(&mut head[n..]).map_err(Error::io(path))? {
-                0 => break,
-                more => n += more,
-            }
-        }
-        let found = &head[..n];
-        match found {
-            [b'I', b'D', b'3', _, _, _, s0, s1, s2, s3, ..] => {
-                let size = [s0, s1, s2, s3].iter().fold(0u64, |size, &&b| size << 7 | u64::from(b & 0x7f));
-                at += 10 + size;
-            }
-            [0xff, second, ..] if second & 0xe0 == 0xe0 => {
-                let has = |name: &[u8]| found.windows(4).any(|w| w == name);
-                return Ok(!(has(b"Xing") || has(b"Info") || has(b"VBRI")));
-            }
-            // Junk ahead of the first frame: not a tidy stream, so its length is not believed either.
-            _ => break,
-        }
-    }
-    Ok(path.extension().is_some_and(|e| e.eq_ignore_ascii_case("mp3")))
 }

@@ -19,11 +19,13 @@ pub mod decode;
 pub mod mel;
 pub mod opus;
 pub mod resample;
+mod source;
 pub mod tags;
 
 pub use cache::{CachedKey, SpectrogramCache};
 pub use decode::{Excerpt, excerpt};
 pub use mel::LogMel;
+pub use source::TIME_LIMIT;
 pub use tags::Tags;
 
 /// Raised when decoding changes so that a file which failed may now succeed: recorded failures are then retried.
@@ -98,7 +100,7 @@ impl FrontEnd {
         };
         within("sample_rate", f64::from(self.sample_rate), 1000.0, 192_000.0)?;
         within("window_length", self.window_length as f64, 16.0, 65_536.0)?;
-        if self.window_length % 2 != 0 {
+        if !self.window_length.is_multiple_of(2) {
             return Err(Error::invalid("front end: window_length", "an even number", self.window_length));
         }
         within("hop_length", self.hop_length as f64, 1.0, self.window_length as f64)?;

@@ -4,6 +4,7 @@
 #
 # steps*: 500 Hz for half a second, 1500 Hz for the next, 3000 Hz for the third.
 # sweep*: a tone that rises from 200 Hz by 400 Hz each second, so that no two moments sound alike.
+# Five of them carry the tags that tests/audio.rs looks for.
 # Both at half of full scale; lossless ones at 1/32, where few bits suffice.
 set -eu
 cd "$(dirname "$0")"
@@ -12,6 +13,10 @@ STEPS='0.5*sin(2*PI*t*if(lt(t\,0.5)\,500\,if(lt(t\,1)\,1500\,3000)))'
 SWEEP='0.5*sin(2*PI*(200*t+200*t*t))'
 SOFT_STEPS="$STEPS/16"
 SOFT_SWEEP="$SWEEP/16"
+
+# Standard tags, the recording's ids under the names that Picard gives them in each format.
+TAGS='-metadata title=Drei_Töne -metadata artist=Signal -metadata album=Generated -metadata date=2026-11-21 -metadata genre=Test'
+COMMENTS="$TAGS -metadata ISRC=DEZ652600001 -metadata MUSICBRAINZ_TRACKID=11111111-2222-4333-8444-555555555555"
 
 # make EXPRESSION SECONDS RATE CHANNELS OUTPUT ENCODER-OPTIONS...
 make() {
@@ -26,19 +31,19 @@ make() {
         -map_metadata -1 "$@" "$output"
 }
 
-make "$STEPS" 1.5 44100 2 steps-cbr.mp3 -c:a libmp3lame -b:a 48k
+make "$STEPS" 1.5 44100 2 steps-cbr.mp3 -c:a libmp3lame -b:a 48k $TAGS -metadata TSRC=DEZ652600001
 make "$STEPS" 1.5 22050 1 steps-vbr.mp3 -c:a libmp3lame -q:a 7
 make "$STEPS" 1.5 32000 1 steps-no-xing.mp3 -c:a libmp3lame -q:a 7 -write_xing 0 -id3v2_version 0
 make "$STEPS" 1.5 8000 1 steps-8k.mp3 -c:a libmp3lame -b:a 16k
-make "$STEPS" 1.5 44100 2 steps.m4a -c:a aac -b:a 32k
+make "$STEPS" 1.5 44100 2 steps.m4a -c:a aac -b:a 32k $TAGS
 make "$STEPS" 1.5 96000 1 steps-96k.m4a -c:a aac -b:a 32k
 make "$STEPS" 1.5 22050 1 steps.aac -c:a aac -b:a 16k
-make "$STEPS" 1.5 44100 2 steps.ogg -c:a libvorbis -q:a 0
+make "$STEPS" 1.5 44100 2 steps.ogg -c:a libvorbis -q:a 0 $COMMENTS
 make "$STEPS" 1.5 11025 6 steps-5.1.ogg -c:a libvorbis -q:a 0
-make "$STEPS" 1.5 48000 2 steps.opus -c:a libopus -b:a 24k
+make "$STEPS" 1.5 48000 2 steps.opus -c:a libopus -b:a 24k $COMMENTS
 make "$STEPS" 1.5 16000 1 steps-mono.opus -c:a libopus -b:a 12k -application voip
 make "$STEPS" 1.5 48000 6 steps-5.1.opus -c:a libopus -b:a 128k -vbr off -mapping_family 1
-make "$SOFT_STEPS" 1.5 8000 2 steps.flac -c:a flac -compression_level 12
+make "$SOFT_STEPS" 1.5 8000 2 steps.flac -c:a flac -compression_level 12 $COMMENTS
 make "$SOFT_STEPS" 1.5 8000 1 steps-24.flac -c:a flac -compression_level 12 -sample_fmt s32 -bits_per_raw_sample 24
 make "$SOFT_STEPS" 1.5 8000 6 steps-5.1.flac -c:a flac -compression_level 12 -sample_fmt s16
 make "$SOFT_STEPS" 1.5 8000 1 steps-alac.m4a -c:a alac
