@@ -3,7 +3,7 @@
 use std::sync::mpsc::SyncSender;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use ndarray::{Array1, Array2, Array3, ArrayView2, Axis, s};
+use ndarray::{Array1, Array2, Array3, ArrayView2, ArrayViewMut2, Axis, s};
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -42,6 +42,11 @@ pub struct Augment {
     pub mask_bands: usize,
     /// The same for a random run of up to this many frames (100 is mild).
     pub mask_frames: usize,
+    /// Play each crop louder or softer by up to this many decibels (6 is mild): mastering is not style.
+    pub gain_db: f32,
+    /// Move each crop up or down by up to this many bands, about half a semitone each above 1 kHz (4 is mild): a song in
+    /// another key is the same song.
+    pub shift_bands: usize,
     /// Blend pairs of tracks, spectrograms and targets alike, in proportions drawn from Beta(`mixup`, `mixup`)
     /// (Zhang et al. 2018; 0.2 is common; 0: off). So the network answers a blend of two songs with a blend of factors.
     pub mixup: f32,
@@ -117,6 +122,14 @@ impl Source<'_> {
             let start = if self.crop { rng.random_range(0..=room) } else { room / 2 };
             let mel = load_checked(self.spectrograms, track, window)?;
             place.assign(&mel.slice(s![start..start + self.encoder.frames, ..]));
+            if self.augment.gain_db > 0.0 {
+                let gain = rng.random_range(-self.augment.gain_db..=self.augment.gain_db);
+                amplify(place.view_mut(), gain);
+            }
+            if self.augment.shift_bands > 0 {
+                let most = self.augment.shift_bands.min(self.encoder.mel_bands) as i64;
+                shift(place.view_mut(), rng.random_range(-most..=most) as isize);
+            }
             if self.augment.mask_bands > 0 {
                 let run = random_run(self.encoder.mel_bands, self.augment.mask_bands, rng);
                 place.slice_mut(s![.., run.clone()]).assign(&self.mean.slice(s![run]));
@@ -179,6 +192,44 @@ fn mixup(batch: &mut Batch, alpha: f32, rng: &mut ChaCha8Rng) {
         batch.mels.index_axis_mut(Axis(0), i).zip_mut_with(&mels.index_axis(Axis(0), other), blend);
         batch.targets.row_mut(i).zip_mut_with(&targets.row(other), blend);
     }
+}
+
+/// Changes the loudness of a log-mel spectrogram `[frames, mel_bands]` as if the audio had been `gain` dB louder. With
+/// `y = ln(1 + g·P)`, `g·P` is `e^y - 1` whatever `g`.
+fn amplify(mut mel: ArrayViewMut2<f32>, gain: f32) {
+    let factor = 10f32.powf(gain / 10.0);
+    mel.mapv_inplace(|y| (y.exp_m1() * factor).ln_1p());
+}
+
+#[test]
+fn ten_decibels_are_ten_times_the_power() {
+    let powers = [0.0f32, 1e-6, 3.0, 2e5];
+    let mut mel = Array2::from_shape_fn((1, 4), |(_, i)| (10_000.0 * powers[i]).ln_1p());
+    amplify(mel.view_mut(), 10.0);
+    for (y, power) in mel.iter().zip(powers) {
+        let expected = (10_000.0 * 10.0 * power).ln_1p();
+        assert!((y - expected).abs() < 1e-4, "{y} {expected}");
+    }
+}
+
+/// Moves a spectrogram `[frames, mel_bands]` up by `bands` (down where negative); the edge is repeated.
+fn shift(mut mel: ArrayViewMut2<f32>, bands: isize) {
+    let last = mel.ncols().saturating_sub(1) as isize;
+    for mut frame in mel.rows_mut() {
+        let old = frame.to_owned();
+        for (band, value) in frame.iter_mut().enumerate() {
+            *value = old[(band as isize - bands).clamp(0, last) as usize];
+        }
+    }
+}
+
+#[test]
+fn a_shift_moves_bands_and_repeats_the_edge() {
+    let mut mel = Array2::from_shape_vec((1, 4), vec![1.0, 2.0, 3.0, 4.0]).unwrap();
+    shift(mel.view_mut(), 1);
+    assert_eq!(mel.as_slice().unwrap(), [1.0, 1.0, 2.0, 3.0]);
+    shift(mel.view_mut(), -2);
+    assert_eq!(mel.as_slice().unwrap(), [2.0, 3.0, 3.0, 3.0]);
 }
 
 /// A draw from Beta(a, a) by Jöhnk's method (1964): exact, and quick for the small `a` of mixup.
@@ -337,7 +388,7 @@ pub(crate) mod tests {
 
     #[test]
     fn masks_set_runs_to_the_mean_and_leave_validation_alone() {
-        let augment = Augment { mask_bands: 3, mask_frames: 9, mixup: 0.0 };
+        let augment = Augment { mask_bands: 3, mask_frames: 9, ..Augment::default() };
         let (batches, _) = batches(&augment, true);
         let masked = |b: &Batch| b.mels.iter().filter(|&&x| x == -7.0).count();
         assert!(masked(&batches[0]) > 0);

@@ -113,6 +113,9 @@ impl TrainConfig {
         if !(self.clip >= 0.0 && self.clip.is_finite()) {
             return Err(Error::invalid("train.clip", "a number from 0", self.clip));
         }
+        if !(0.0..=60.0).contains(&self.augment.gain_db) {
+            return Err(Error::invalid("train.augment.gain_db", "0 to 60", self.augment.gain_db));
+        }
         if !(0.0..=100.0).contains(&self.augment.mixup) {
             return Err(Error::invalid("train.augment.mixup", "0 to 100", self.augment.mixup));
         }
@@ -668,7 +671,7 @@ mod tests {
     #[test]
     fn one_seed_gives_one_result_and_another_another() {
         let encoder = EncoderConfig { dropout: 0.3, ..tiny() };
-        let augment = Augment { mask_bands: 2, mask_frames: 5, mixup: 0.2 };
+        let augment = Augment { mask_bands: 2, mask_frames: 5, gain_db: 3.0, shift_bands: 1, mixup: 0.2 };
         let config = TrainConfig { epochs: 3, augment, ..quick() };
         let dirs = [(); 3].map(|()| tempfile::tempdir().unwrap());
         let first = run(&config, &encoder, dirs[0].path(), 0).unwrap();
