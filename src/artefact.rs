@@ -107,6 +107,10 @@ pub const SAMPLED_BLOCK_BYTES: u64 = 64 << 10;
 /// the length and [`SAMPLED_BLOCKS`] blocks beyond. So a three-hour mix costs no more to recognise than a song; two
 /// long files of equal length that differ only between the sampled blocks are taken for one.
 pub fn content_hash(path: &Path) -> Result<String> {
+    // Asked before it is opened: opening a pipe waits for a writer, and a device has no end.
+    if !fs::metadata(path).map_err(Error::io(path))?.is_file() {
+        return Err(Error::unsupported(path, "a regular file", "a folder, pipe or device"));
+    }
     let mut file = File::open(path).map_err(Error::io(path))?;
     let length = file.metadata().map_err(Error::io(path))?.len();
     let mut hasher = blake3::Hasher::new();
@@ -164,6 +168,14 @@ mod tests {
             bytes[at] ^= 1;
         }
         assert_ne!(first, hash(&bytes[..n - 1]));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_has_no_end_is_not_hashed() {
+        for path in ["/dev/zero", "/dev", "/nothing/there"] {
+            assert!(content_hash(Path::new(path)).unwrap_err().to_string().starts_with(path));
+        }
     }
 
     #[test]
