@@ -42,6 +42,9 @@ pub struct Recommendation {
     pub title: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub artist: Option<String>,
+    /// Where it was heard; none for a track that is known from plays alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
     /// The tracks of the history that speak most for this one, strongest first; empty where a track or sound asked.
     pub because: Vec<Because>,
 }
@@ -237,7 +240,8 @@ impl Recommender {
             if let Some(track) = self.store.track_by_key(hit.key)? {
                 let because = because(&track)?;
                 let (title, artist) = (track.info.title, track.info.artist);
-                told.push(Recommendation { track: track.id, score: hit.score, title, artist, because });
+                let path = track.path.map(|p| p.to_string_lossy().into_owned());
+                told.push(Recommendation { track: track.id, score: hit.score, title, artist, path, because });
             }
         }
         Ok(told)

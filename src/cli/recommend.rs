@@ -28,7 +28,7 @@ A line of --queries is one of {\"track\":ID} {\"user\":ID} {\"file\":PATH} {\"pl
 \"listeners\" if wanted; its answer is {\"recommendations\":[…],\"listeners\":[…]} or {\"error\":\"…\"}. Each answer
 knows everything that was acknowledged before its query was read, also by other processes.
 
-With --json otherwise, one line a track: {\"track\":\"…\",\"score\":0.83,\"title\":\"…\",\"artist\":\"…\",\"because\":[…]}";
+With --json otherwise, one line a track: {\"track\":\"…\",\"score\":0.83,\"title\":\"…\",\"artist\":\"…\",\"path\":\"…\",\"because\":[…]}";
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = EXAMPLES)]
@@ -148,12 +148,14 @@ fn print_answer(answer: &Answer) -> Result<()> {
     Ok(())
 }
 
-/// "Title, by Artist (id)".
+/// "Title, by Artist  [id]"; the file's name where there is no title.
 pub(super) fn named(track: &Recommendation) -> String {
-    match (&track.title, &track.artist) {
+    let file =
+        || track.path.as_deref().and_then(|p| Path::new(p).file_stem()).map(|n| n.to_string_lossy().into_owned());
+    match (track.title.clone().or_else(file), &track.artist) {
         (Some(title), Some(artist)) => format!("{title}, by {artist}  [{}]", track.track),
         (Some(title), None) => format!("{title}  [{}]", track.track),
-        _ => track.track.to_string(),
+        (None, _) => track.track.to_string(),
     }
 }
 
