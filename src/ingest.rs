@@ -62,17 +62,13 @@ pub enum Status {
 #[derive(Clone, Debug, Serialize)]
 pub struct Outcome {
     pub track: Option<TrackId>,
-    #[serde(serialize_with = "lossy")]
+    #[serde(serialize_with = "crate::store::lossy")]
     pub path: PathBuf,
     pub status: Status,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// From the moment the file was opened until the catalogue had it, in milliseconds.
     pub ms: f64,
-}
-
-fn lossy<S: serde::Serializer>(path: &Path, s: S) -> Result<S::Ok, S::Error> {
-    s.serialize_str(&path.to_string_lossy())
 }
 
 /// How many files ended how.
@@ -102,11 +98,17 @@ struct Job {
     started: Instant,
 }
 
+/// What is in a file, and the track that it is.
+struct Content {
+    hash: String,
+    id: TrackId,
+}
+
 /// What comes out of the scout and the workers.
 enum Message {
     /// Settled without the network: what is to be written, and what to say once it is.
-    Settled(Vec<Change>, Outcome),
-    Heard(Job, String, Box<Heard>),
+    Settled(Vec<Change>, Outcome, Instant),
+    Heard(Job, Content, Box<Heard>),
     /// The catalogue cannot be read: the run cannot go on.
     Broken(Error),
 }
@@ -132,11 +134,11 @@ pub fn ingest(
     let workers = if config.workers == 0 { cores } else { config.workers };
     let model_id = model.id();
     let (folder, front_end) = (store.folder().to_path_buf(), &model.config.front_end);
-    let (to_workers, jobs) = mpsc::sync_channel::<Job>(2 * workers);
     let (to_batch, messages) = mpsc::sync_channel::<Message>(2 * workers);
-    let jobs = Arc::new(Mutex::new(jobs));
 
     thread::scope(|scope| {
+        let (to_workers, jobs) = mpsc::sync_channel::<Job>(2 * workers);
+        let jobs = Arc::new(Mutex::new(jobs));
         let to_batch_of_scout = to_batch.clone();
         let (scout_folder, scout_model) = (folder.clone(), model_id.clone());
         scope.spawn(move || scout(&scout_folder, &scout_model, inputs, stop, to_workers, to_batch_of_scout));
@@ -145,12 +147,15 @@ pub fn ingest(
             scope.spawn(move || work(&folder, &model_id, front_end, stop, &jobs, &to_batch));
         }
         drop(to_batch);
+        // The workers own the queue: when the last of them leaves, the scout finds nobody listening and leaves too.
+        drop(jobs);
         let mut batch = Batch {
             store,
             model,
             model_id,
             heard: Vec::new(),
             settled: Vec::new(),
+            since: None,
             summary: Summary::default(),
             report,
         };
@@ -193,8 +198,16 @@ fn scout(
                     Error::Io { path, .. } => path.clone(),
                     _ => PathBuf::new(),
                 };
+                // What is not a file has nothing to be tried again; it is told, not remembered.
+                let remember = !path.is_dir();
                 let stamp = FileStamp { path, size: 0, modified: 0 };
-                to_batch.send(failed(stamp, None, &e, started)).is_ok()
+                let message = match failed(stamp, None, &e, started) {
+                    Message::Settled(_, outcome, started) if !remember => {
+                        Message::Settled(Vec::new(), outcome, started)
+                    }
+                    message => message,
+                };
+                to_batch.send(message).is_ok()
             }
             Ok(job) => match known(&store, &job, model_id) {
                 Ok(Some(message)) => to_batch.send(message).is_ok(),
@@ -214,7 +227,7 @@ fn known(store: &Store, job: &Job, model_id: &str) -> Result<Option<Message>> {
     match record.outcome {
         FileOutcome::Failed { reason, retry: false } if record.decoder == DECODER_VERSION => {
             let outcome = outcome(job, None, Status::Failed, Some(reason));
-            Ok(Some(Message::Settled(Vec::new(), outcome)))
+            Ok(Some(Message::Settled(Vec::new(), outcome, job.started)))
         }
         FileOutcome::Track(id) if job.input.id.as_ref().is_none_or(|wanted| *wanted == id) => {
             let Some(track) = store.track(&id)?.filter(|t| t.model.as_deref() == Some(model_id)) else {
@@ -227,7 +240,8 @@ fn known(store: &Store, job: &Job, model_id: &str) -> Result<Option<Message>> {
             } else {
                 (vec![Change::Upsert(Box::new(retitled))], Status::Replaced, "the manifest's words changed")
             };
-            Ok(Some(Message::Settled(changes, outcome(job, Some(id), status, Some(reason.into())))))
+            let outcome = outcome(job, Some(id), status, Some(reason.into()));
+            Ok(Some(Message::Settled(changes, outcome, job.started)))
         }
         _ => Ok(None),
     }
@@ -260,12 +274,12 @@ fn work(
         job.started = Instant::now();
         let message = match content_hash(&job.input.path) {
             Err(e) => failed(job.stamp, None, &e, job.started),
-            Ok(content) => match same_content(&store, &job, &content, model_id) {
+            Ok(hash) => match recognise(&store, &job, hash, model_id) {
                 Err(e) => Message::Broken(e),
-                Ok(Some(message)) => message,
-                Ok(None) => match audio::hear(&job.input.path, front_end, front_end.frames, 1) {
+                Ok(Recognised::Settled(message)) => message,
+                Ok(Recognised::New(content)) => match audio::hear(&job.input.path, front_end, front_end.frames, 1) {
                     Ok(heard) => Message::Heard(job, content, Box::new(heard)),
-                    Err(e) => failed(job.stamp, Some(content), &e, job.started),
+                    Err(e) => failed(job.stamp, Some(content.hash), &e, job.started),
                 },
             },
         };
@@ -275,11 +289,37 @@ fn work(
     }
 }
 
-/// The file is new, but what is in it is not: only its place has to be remembered.
-fn same_content(store: &Store, job: &Job, content: &str, model_id: &str) -> Result<Option<Message>> {
-    let id = track_id(job, content);
+enum Recognised {
+    New(Content),
+    Settled(Message),
+}
+
+/// Which track the file is: the one that the manifest names; else the one that somebody named when this path came in
+/// before, so that a changed file stays the same track; else the one that has this content, wherever it lay; else a new
+/// one, named by its content.
+///
+/// Where the catalogue has heard this very content of it, only its place has to be remembered.
+fn recognise(store: &Store, job: &Job, hash: String, model_id: &str) -> Result<Recognised> {
+    let by_path = || -> Result<Option<TrackId>> {
+        let Some(FileOutcome::Track(id)) = store.file(&job.input.path)?.map(|record| record.outcome) else {
+            return Ok(None);
+        };
+        let named = store.track(&id)?.is_some_and(|t| t.content.as_deref() != Some(id.as_str()));
+        Ok(named.then_some(id))
+    };
+    let id = match &job.input.id {
+        Some(id) => id.clone(),
+        None => match by_path()? {
+            Some(id) => id,
+            None => match store.track_by_content(&hash)? {
+                Some(track) => track.id,
+                None => TrackId::new(hash.clone())?,
+            },
+        },
+    };
+    let content = &hash;
     let same = |t: &Track| t.content.as_deref() == Some(content) && t.model.as_deref() == Some(model_id);
-    let Some(track) = store.track(&id)?.filter(same) else { return Ok(None) };
+    let Some(track) = store.track(&id)?.filter(same) else { return Ok(Recognised::New(Content { hash, id })) };
     let mut changes = vec![file_of(job, content, &id)];
     let mut now = track.clone();
     now.info = merged(job.input.info.clone(), track.info.clone());
@@ -296,7 +336,8 @@ fn same_content(store: &Store, job: &Job, content: &str, model_id: &str) -> Resu
     if now != track {
         changes.push(Change::Upsert(Box::new(now)));
     }
-    Ok(Some(Message::Settled(changes, outcome(job, Some(id), status, Some(reason)))))
+    let outcome = outcome(job, Some(id), status, Some(reason));
+    Ok(Recognised::Settled(Message::Settled(changes, outcome, job.started)))
 }
 
 /// What is heard and settled but not yet on the disk.
@@ -304,8 +345,10 @@ struct Batch<'a> {
     store: &'a mut Store,
     model: &'a Model,
     model_id: String,
-    heard: Vec<(Job, String, Box<Heard>)>,
-    settled: Vec<(Vec<Change>, Outcome)>,
+    heard: Vec<(Job, Content, Box<Heard>)>,
+    settled: Vec<(Vec<Change>, Outcome, Instant)>,
+    /// When what waits longest began to wait.
+    since: Option<Instant>,
     summary: Summary,
     report: &'a mut dyn FnMut(&Outcome),
 }
@@ -313,18 +356,25 @@ struct Batch<'a> {
 impl Batch<'_> {
     fn run(&mut self, messages: &Receiver<Message>, config: &IngestConfig, stop: &AtomicBool) -> Result<()> {
         let size = config.batch.max(1);
+        let linger = Duration::from_millis(config.linger_ms);
         loop {
-            let waiting = !(self.heard.is_empty() && self.settled.is_empty());
-            let message = if waiting {
-                messages.recv_timeout(Duration::from_millis(config.linger_ms))
-            } else {
-                messages.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            let message = match self.since {
+                Some(since) => messages.recv_timeout(linger.saturating_sub(since.elapsed())),
+                None => messages.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
             match message {
-                Ok(Message::Heard(job, content, heard)) => self.heard.push((job, content, heard)),
+                Ok(Message::Heard(job, content, heard)) => {
+                    self.heard.push((job, content, heard));
+                    self.since.get_or_insert_with(Instant::now);
+                }
                 // Nothing to write: nothing to wait for.
-                Ok(Message::Settled(changes, outcome)) if changes.is_empty() => self.acknowledge(outcome),
-                Ok(Message::Settled(changes, outcome)) => self.settled.push((changes, outcome)),
+                Ok(Message::Settled(changes, outcome, started)) if changes.is_empty() => {
+                    self.acknowledge(outcome, started);
+                }
+                Ok(Message::Settled(changes, outcome, started)) => {
+                    self.settled.push((changes, outcome, started));
+                    self.since.get_or_insert_with(Instant::now);
+                }
                 Ok(Message::Broken(e)) => return Err(e),
                 Err(RecvTimeoutError::Timeout) => self.flush()?,
                 Err(RecvTimeoutError::Disconnected) => {
@@ -345,10 +395,10 @@ impl Batch<'_> {
         let settled = std::mem::take(&mut self.settled);
         let mut changes: Vec<Change> = Vec::new();
         let mut outcomes: Vec<(Instant, Outcome)> = Vec::new();
-        let now = Instant::now();
-        for (settled_changes, outcome) in settled {
+        self.since = None;
+        for (settled_changes, outcome, started) in settled {
             changes.extend(settled_changes);
-            outcomes.push((now, outcome));
+            outcomes.push((started, outcome));
         }
         if !heard.is_empty() {
             let front_end = &self.model.config.front_end;
@@ -359,7 +409,7 @@ impl Batch<'_> {
             let predicted = self.model.embed(mels.view())?;
             let mut in_batch: HashMap<TrackId, String> = HashMap::new();
             for ((job, content, heard), vector) in heard.into_iter().zip(predicted.outer_iter()) {
-                let id = track_id(&job, &content);
+                let Content { hash: content, id } = content;
                 let before = self.store.track(&id)?;
                 let same =
                     |t: &Track| t.content.as_deref() == Some(&content) && t.model.as_ref() == Some(&self.model_id);
@@ -378,9 +428,8 @@ impl Batch<'_> {
             }
         }
         self.store.commit(&changes)?;
-        for (started, mut outcome) in outcomes {
-            outcome.ms += started.elapsed().as_secs_f64() * 1e3;
-            self.acknowledge(outcome);
+        for (started, outcome) in outcomes {
+            self.acknowledge(outcome, started);
         }
         Ok(())
     }
@@ -412,15 +461,11 @@ impl Batch<'_> {
         }
     }
 
-    fn acknowledge(&mut self, outcome: Outcome) {
+    fn acknowledge(&mut self, mut outcome: Outcome, started: Instant) {
+        outcome.ms = started.elapsed().as_secs_f64() * 1e3;
         self.summary.count(outcome.status);
         (self.report)(&outcome);
     }
-}
-
-fn track_id(job: &Job, content: &str) -> TrackId {
-    // A hash is 32 hexadecimal digits, so it is an id.
-    job.input.id.clone().unwrap_or_else(|| TrackId::new(content).expect("a hash is an id"))
 }
 
 fn file_of(job: &Job, content: &str, id: &TrackId) -> Change {
@@ -445,12 +490,12 @@ fn failed(stamp: FileStamp, content: Option<String>, error: &Error, started: Ins
         path: stamp.path.clone(),
         status: Status::Failed,
         reason: Some(reason.clone()),
-        ms: started.elapsed().as_secs_f64() * 1e3,
+        ms: 0.0,
     };
     // A disk that did not answer may answer tomorrow; a damaged file stays damaged until it changes.
     let retry = matches!(error, Error::Io { .. });
     let file = FileRecord { stamp, content, outcome: FileOutcome::Failed { reason, retry }, decoder: DECODER_VERSION };
-    Message::Settled(vec![Change::File(file)], outcome)
+    Message::Settled(vec![Change::File(file)], outcome, started)
 }
 
 /// The manifest's words where it has some, the tags' otherwise.
@@ -478,5 +523,99 @@ fn info_of(tags: &Tags) -> TrackInfo {
         isrc: t.isrc,
         musicbrainz: t.musicbrainz_recording,
         released: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::artefact::SpaceId;
+    use crate::encoder::{EncoderConfig, ModelConfig, Weights};
+    use crate::store::SpaceRow;
+
+    /// A small model whose weights are all `scale` times a random one's: at 0 it predicts nothing, which is an error.
+    fn model(scale: f32) -> Model {
+        let encoder = EncoderConfig { channels: [4; 4], dense: [4; 2], dimensions: 4, ..EncoderConfig::default() };
+        let mut weights = Weights::random(&encoder, 1);
+        for layer in &mut weights.layers {
+            layer.weight *= scale;
+            layer.bias *= scale;
+        }
+        let config = ModelConfig {
+            name: "test".into(),
+            space: SpaceId::named("s"),
+            typical_norm: 1.0,
+            weights: String::new(),
+            encoder,
+            front_end: FrontEnd::default(),
+            training: Default::default(),
+            scores: Default::default(),
+        };
+        Model::new(config, &weights).unwrap()
+    }
+
+    fn songs(folder: &Path, n: usize) -> Vec<Result<Input>> {
+        (0..n)
+            .map(|i| {
+                let path = folder.join(format!("{i:02}.wav"));
+                let tone = |t: usize| (t as f32 * (0.02 + 0.003 * i as f32)).sin() * 0.5;
+                audio::write_wav(&path, &(0..30_000).map(tone).collect::<Vec<f32>>(), 22_050).unwrap();
+                Ok(Input::file(&path))
+            })
+            .collect()
+    }
+
+    fn run(store: &mut Store, scale: f32, inputs: Vec<Result<Input>>) -> Result<(Summary, Vec<Outcome>)> {
+        let config = IngestConfig { workers: 1, batch: 2, ..IngestConfig::default() };
+        let mut outcomes = Vec::new();
+        let stop = AtomicBool::new(false);
+        let summary =
+            ingest(store, &model(scale), inputs.into_iter(), &config, &stop, &mut |o| outcomes.push(o.clone()))?;
+        Ok((summary, outcomes))
+    }
+
+    fn catalogue(folder: &Path) -> Store {
+        let mut store = Store::open(&folder.join("catalogue")).unwrap();
+        store.set_space(&SpaceRow { id: SpaceId::named("s"), dimensions: 4, description: "{}".into() }).unwrap();
+        store
+    }
+
+    #[test]
+    fn an_error_in_the_batch_ends_the_run_with_files_still_queued() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = catalogue(dir.path());
+        // Far more files than the queues hold.
+        let message = run(&mut store, 0.0, songs(dir.path(), 30)).unwrap_err().to_string();
+        assert!(message.contains("direction"), "{message}");
+        assert_eq!(store.status().unwrap().tracks, 0);
+        assert_eq!(run(&mut store, 1.0, songs(dir.path(), 30)).unwrap().0.added, 30);
+    }
+
+    #[test]
+    fn a_named_track_keeps_its_name_when_its_file_comes_again_without_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = catalogue(dir.path());
+        let named = |name: &str, path: &Path| Ok(Input { id: Some(TrackId::new(name).unwrap()), ..Input::file(path) });
+        let paths: Vec<PathBuf> = songs(dir.path(), 2).into_iter().map(|i| i.unwrap().path).collect();
+        run(&mut store, 1.0, vec![named("one", &paths[0])]).unwrap();
+        let ids =
+            |outcomes: &[Outcome]| outcomes.iter().map(|o| o.track.as_ref().unwrap().to_string()).collect::<Vec<_>>();
+
+        // The same file in a folder, a copy elsewhere, and new content at the same place: all are still "one".
+        let copy = dir.path().join("copy.wav");
+        std::fs::copy(&paths[0], &copy).unwrap();
+        let (summary, outcomes) =
+            run(&mut store, 1.0, vec![Ok(Input::file(&paths[0])), Ok(Input::file(&copy))]).unwrap();
+        assert_eq!((summary.skipped, ids(&outcomes)), (2, vec!["one".to_string(); 2]));
+        std::fs::copy(&paths[1], &paths[0]).unwrap();
+        let (summary, outcomes) = run(&mut store, 1.0, vec![Ok(Input::file(&paths[0]))]).unwrap();
+        assert_eq!((summary.replaced, ids(&outcomes)), (1, vec!["one".to_string()]));
+
+        // One recording under two names is two tracks, and stays two.
+        let two = || vec![named("a", &paths[1]), named("b", &paths[1])];
+        run(&mut store, 1.0, two()).unwrap();
+        assert_eq!(run(&mut store, 1.0, two()).unwrap().0.skipped, 2);
+        assert_eq!(store.status().unwrap().tracks, 3);
+        assert!(store.check().unwrap().is_empty());
     }
 }

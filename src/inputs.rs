@@ -49,7 +49,7 @@ pub fn walk(path: &Path) -> impl Iterator<Item = Result<Input>> + use<> {
         }
         Ok(_) => None,
         Err(e) => {
-            let path = e.path().unwrap_or(&root).to_path_buf();
+            let path = Input::file(e.path().unwrap_or(&root)).path;
             let source = match e.io_error() {
                 Some(io) => std::io::Error::new(io.kind(), io.to_string()),
                 None => std::io::Error::other("a link that leads back to a folder above it"),
@@ -132,9 +132,13 @@ pub fn read_manifest(path: &Path) -> Result<Vec<Input>> {
             .filter(|(_, line)| !line.as_ref().is_ok_and(|l| l.trim().is_empty()))
             .map(|(i, line)| {
                 let line = line.map_err(Error::io(path))?;
-                let row = serde_json::from_str(&line)
-                    .map_err(|e| Error::format(path, "an object with a path", format!("line {}: {e}", i + 1)))?;
-                take(i + 1, row)
+                let problem = |e| Error::format(path, "an object with a path", format!("line {}: {e}", i + 1));
+                let mut row: serde_json::Value = serde_json::from_str(&line).map_err(problem)?;
+                // Services number their songs; a number is an id like any other.
+                if let Some(id) = row.get_mut("id").filter(|id| id.is_number()) {
+                    *id = id.to_string().into();
+                }
+                take(i + 1, serde_json::from_value(row).map_err(problem)?)
             })
             .collect(),
         _ => Err(Error::unsupported(path, "a manifest ending in .csv, .tsv, .jsonl or .ndjson", format!(".{ending}"))),
@@ -199,6 +203,8 @@ mod tests {
         assert_eq!(inputs[0].info.title.as_deref(), Some("A, B"));
         assert_eq!(inputs[1].path, dir.path().join("sub/y.ogg"));
         assert_eq!(inputs[1].id, None);
+        fs::write(&jsonl, "{\"path\":\"x.mp3\",\"id\":4711}\n").unwrap();
+        assert_eq!(read_manifest(&jsonl).unwrap()[0].id.as_ref().unwrap().as_str(), "4711");
     }
 
     #[test]

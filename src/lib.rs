@@ -34,7 +34,7 @@
 //! |---|---|---|
 //! | [`error`] [`ids`] [`artefact`] [`linalg`] | errors that speak; names and numbers; whole files; small solves | one another |
 //! | [`audio`] | file → log-mel spectrogram | the line above |
-//! | [`encoder`] | spectrogram → predicted vector, and how that is trained | `audio` |
+//! | [`encoder`] | spectrogram → predicted vector, and how that is trained | `audio` `plot` |
 //! | [`events`] | what people do → confidence | the first line |
 //! | [`factors`] | confidence → learned factors (ALS), fold-in | `events` |
 //! | [`handover`] | prediction and plays → the vector that is served | the first line |

@@ -17,6 +17,7 @@ use crate::factors::{FoldIn, Space};
 use crate::ids::{Ids, TrackId, UserId};
 use crate::index::exact::Exact;
 use crate::index::{Hit, Index, IndexConfig};
+use crate::linalg::{norm, unit};
 use crate::store::{Listener, Met, SpaceRow, Store, Track};
 
 /// Who, or what, asks.
@@ -166,7 +167,9 @@ impl Recommender {
                 let weights = &self.space.confidence;
                 let confidence = weights.weigh(weights.add.into(), 0.0).map_or(1.0, |(c, _)| c);
                 let met = |id: &TrackId| Met { track: id.clone(), confidence, preference: 1.0 };
-                let history: Vec<Met> = tracks.iter().map(met).collect();
+                // Each once, however often it is listed.
+                let mut seen = HashSet::new();
+                let history: Vec<Met> = tracks.iter().filter(|id| seen.insert(*id)).map(met).collect();
                 let name = UserId::new("the playlist")?;
                 self.for_listener(&Listener { id: name, vector: Vec::new(), history }, k)
             }
@@ -213,7 +216,7 @@ impl Recommender {
         let taste = self.fold_in.solve(vectors.view(), &confidence, &preference)?;
         // A history of skips alone folds in as zero: it says what not to play, and nothing of what to play.
         let Some(direction) = unit(&taste) else { return Ok(Vec::new()) };
-        let length = taste.iter().map(|v| v * v).sum::<f32>().sqrt();
+        let length = norm(&taste);
         let hits = self.index.search(&direction, k, &|key| !heard.contains(&key));
         self.tell(&hits, &|track| {
             let shares = self.fold_in.explain(vectors.view(), &confidence, &preference, &track.vector)?;
@@ -279,10 +282,4 @@ impl Listeners {
         let hits = self.vectors.search(vector, k, &|_| true);
         hits.iter().map(|h| Audience { listener: self.ids.names()[h.key as usize].clone(), score: h.score }).collect()
     }
-}
-
-/// The vector at length 1, or `None` where it has no direction.
-fn unit(vector: &[f32]) -> Option<Vec<f32>> {
-    let length = vector.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
-    (length.is_finite() && length > 1e-12).then(|| vector.iter().map(|v| (f64::from(*v) / length) as f32).collect())
 }

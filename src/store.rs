@@ -82,6 +82,7 @@ CREATE TABLE files (
     at       INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX files_track ON files (track);
+CREATE INDEX tracks_content ON tracks (content);
 CREATE TABLE listeners (
     key    INTEGER PRIMARY KEY,
     id     TEXT NOT NULL UNIQUE,
@@ -210,10 +211,16 @@ pub enum FileOutcome {
 /// A file that could not be used, for `debut failures`.
 #[derive(Clone, Debug, Serialize)]
 pub struct Failure {
+    #[serde(serialize_with = "lossy")]
     pub path: PathBuf,
     pub reason: String,
     /// Seconds since 1970.
     pub at: i64,
+}
+
+/// A path as JSON can hold it: what is not UTF-8 is replaced.
+pub(crate) fn lossy<S: serde::Serializer>(path: &Path, s: S) -> Result<S::Ok, S::Error> {
+    s.serialize_str(&path.to_string_lossy())
 }
 
 /// One step of a commit.
@@ -221,7 +228,8 @@ pub struct Failure {
 pub enum Change {
     /// Adds the track, or replaces the one of the same id.
     Upsert(Box<Track>),
-    /// Remembers what came of a file. Where the file gave another track before, and no other file does, that track goes.
+    /// Remembers what came of a file. Where the file gave another track before that is named by its content, and no
+    /// other file gives that one, it goes: its content is nowhere any more.
     File(FileRecord),
     Remove(TrackId),
 }
@@ -314,16 +322,20 @@ impl Store {
         if !path.is_file() {
             return Err(Error::NotFound { what: "catalogue", name: folder.display().to_string() });
         }
-        // A reader takes part in the write-ahead log's shared memory, so it opens read-write where it may, and never
-        // writes (`query_only`); on a medium that cannot be written it opens the database as it stands.
+        // A reader takes part in the write-ahead log's shared memory, so it opens read-write, and never writes
+        // (`query_only`). On a medium that nobody can write it opens the database as it stands.
         let flags = OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
         let probe = |db: Connection| db.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())).map(|()| db);
-        let db = Connection::open_with_flags(&path, flags | OpenFlags::SQLITE_OPEN_READ_WRITE).and_then(probe).or_else(
-            |_| {
+        let writable = OpenOptions::new().write(true).open(&path).map(drop);
+        let db = match writable {
+            Ok(()) => Connection::open_with_flags(&path, flags | OpenFlags::SQLITE_OPEN_READ_WRITE).and_then(probe),
+            Err(e) if e.kind() == std::io::ErrorKind::ReadOnlyFilesystem => {
                 let uri = format!("file:{}?immutable=1", uri_escape(&path));
                 Connection::open_with_flags(uri, flags | OpenFlags::SQLITE_OPEN_READ_ONLY).and_then(probe)
-            },
-        );
+            }
+            // Without the shared memory a reader would not see what is being written.
+            Err(e) => return Err(Error::io(&path)(e)),
+        };
         let store =
             Store { folder: folder.to_path_buf(), db: db.map_err(catalogue(&path))?, path: path.clone(), _lock: None };
         store.configure()?;
@@ -513,6 +525,25 @@ impl Store {
         })
     }
 
+    /// A track whose audio has this [content hash](crate::artefact::content_hash); the oldest, where several have it.
+    pub fn track_by_content(&self, content: &str) -> Result<Option<Track>> {
+        self.ask(|db| {
+            db.prepare_cached(&format!("{TRACK} WHERE content = ?1 ORDER BY key LIMIT 1"))?
+                .query_row([content], track_row)
+                .optional()
+        })
+    }
+
+    /// Whether a track of this id was taken out, and is not there.
+    pub fn is_removed(&self, id: &TrackId) -> Result<bool> {
+        self.ask(|db| {
+            db.prepare_cached(
+                "SELECT 1 FROM removed WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM tracks WHERE id = ?1)",
+            )?
+            .exists([id.as_str()])
+        })
+    }
+
     /// The key under which the index knows the track.
     pub fn key(&self, id: &TrackId) -> Result<Option<u64>> {
         self.ask(|db| {
@@ -685,6 +716,13 @@ impl Store {
             }
             Ok(())
         })?;
+        if let Some(space) = &space {
+            self.for_each_listener(&mut |id, vector| {
+                if vector.len() != space.dimensions || !vector.iter().all(|v| v.is_finite()) {
+                    wrong.push(format!("listener {id}: expected {} finite numbers", space.dimensions));
+                }
+            })?;
+        }
         let orphans: Vec<(String, i64)> = self.ask(|db| {
             db.prepare(
                 "SELECT track, count(*) FROM files
@@ -829,9 +867,11 @@ fn remember(t: &Transaction, file: &FileRecord) -> rusqlite::Result<()> {
         at
     ])?;
     // The file held another track until now (it was re-tagged, say, so that its content hash changed): the old one is
-    // gone from the disk. A file that failed keeps the track that it gave before, until it gives another.
+    // gone from the disk. A file that failed keeps the track that it gave before, until it gives another. A track that
+    // somebody named stays until somebody removes it.
     if let Some(before) = before
         && track.is_some_and(|now| now != before)
+        && t.prepare_cached("SELECT 1 FROM tracks WHERE id = ?1 AND content = id")?.exists([&before])?
         && !t.prepare_cached("SELECT 1 FROM files WHERE track = ?1")?.exists([&before])?
         && let Ok(before) = TrackId::new(before)
     {
@@ -961,7 +1001,7 @@ mod tests {
         Track {
             id: id(name),
             path: Some(PathBuf::from(format!("/music/{name}.mp3"))),
-            content: Some(format!("content of {name}")),
+            content: Some(name.to_string()),
             info: TrackInfo { title: Some(name.to_uppercase()), year: Some(2014), ..TrackInfo::default() },
             seconds: Some(180.5),
             tiled: false,
@@ -1047,6 +1087,13 @@ mod tests {
         assert_eq!(store.failures().unwrap().len(), 1);
         assert_eq!(store.file(Path::new("/3")).unwrap().unwrap().outcome, failed);
         assert!(store.check().unwrap().is_empty());
+
+        // A track that somebody named does not go with its file.
+        let named = Track { content: Some("other".into()), ..track("named", &[1.0, 0.0]) };
+        store.commit(&[upsert_of(named), file("/4", FileOutcome::Track(id("named")))]).unwrap();
+        store.commit(&[file("/4", new())]).unwrap();
+        assert_eq!(store.track_by_content("other").unwrap().unwrap().id, id("named"));
+        assert!(store.is_removed(&id("old")).unwrap() && !store.is_removed(&id("named")).unwrap());
     }
 
     #[test]

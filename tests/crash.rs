@@ -9,19 +9,17 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use common::{debut, json, music, run};
-use debut::store::Store;
+use debut::store::{Store, Track};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// Everything about the tracks that does not depend on the order in which they came: by id, the content and the bits of
-/// the vector.
-fn contents(catalogue: &Path) -> BTreeMap<String, (Option<String>, Vec<u32>)> {
+/// Every track by its id, all fields, vectors to the bit.
+fn contents(catalogue: &Path) -> BTreeMap<String, Track> {
     let mut all = BTreeMap::new();
     let store = Store::read(catalogue).unwrap();
     store
         .for_each_track(&mut |_, track| {
-            let bits = track.vector.iter().map(|v| v.to_bits()).collect();
-            all.insert(track.id.to_string(), (track.content, bits));
+            all.insert(track.id.to_string(), track);
             Ok(())
         })
         .unwrap();
@@ -91,7 +89,7 @@ fn twenty_kills_at_random_moments_end_in_the_catalogue_of_an_undisturbed_run() {
 }
 
 /// A process that was killed while it made the tables leaves a database without them.
-fn contents_or_empty(catalogue: &Path) -> BTreeMap<String, (Option<String>, Vec<u32>)> {
+fn contents_or_empty(catalogue: &Path) -> BTreeMap<String, Track> {
     match Store::read(catalogue) {
         Ok(_) => contents(catalogue),
         Err(_) => BTreeMap::new(),

@@ -451,6 +451,9 @@ impl Reader {
                 }
                 Err(e) => {
                     self.check_time()?;
+                    if let Some(e) = disk_problem(&self.path, &e) {
+                        return Err(e);
+                    }
                     self.note(e);
                     return Ok(None);
                 }
@@ -475,7 +478,11 @@ impl Reader {
     }
 
     fn check_time(&self) -> Result<()> {
-        if Instant::now() < self.deadline { Ok(()) } else { Err(self.refuse(too_slow())) }
+        if Instant::now() < self.deadline {
+            return Ok(());
+        }
+        // The machine may have been busy, or asleep: an error of the reading, not of the file.
+        Err(Error::io(&self.path)(io::Error::new(io::ErrorKind::TimedOut, too_slow())))
     }
 
     /// Length in seconds, to the end of the last packet.
@@ -771,8 +778,21 @@ fn mean<S: Sample + IntoSample<f32>>(buffer: &AudioBuffer<S>, first: usize, fram
     }
 }
 
+/// What the operating system or the clock said: it tells nothing about the file, which may be read another time.
+fn disk_problem(path: &Path, error: &SymphoniaError) -> Option<Error> {
+    match error {
+        SymphoniaError::IoError(e) if e.raw_os_error().is_some() || e.kind() == io::ErrorKind::TimedOut => {
+            Some(Error::io(path)(io::Error::new(e.kind(), e.to_string())))
+        }
+        _ => None,
+    }
+}
+
 /// The error of a file that no demuxer wanted, or that broke one.
 fn not_opened(path: &Path, error: &SymphoniaError) -> Error {
+    if let Some(problem) = disk_problem(path, error) {
+        return problem;
+    }
     match error {
         SymphoniaError::Unsupported(what) if what.starts_with("core") => {
             Error::decode(path, format!("not audio of a kind that we read ({what})"))

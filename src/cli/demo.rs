@@ -35,7 +35,7 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     let folder = model_folder(args.model.as_deref())?;
     let model = Model::load(&folder)?;
     let factors = Factors::load(&folder.join("factors"))?;
-    let data = read_interactions(&folder.join("events.parquet"), &factors.confidence)?;
+    let (data, _) = read_interactions(&folder.join("events.parquet"), &factors.confidence)?;
     let words = read_manifest(&folder.join("tracks.csv"))?;
     let words = words.into_iter().filter_map(|i| Some((i.id?, i.info))).collect();
 
@@ -154,9 +154,11 @@ fn fresh(folder: &Path) -> Result<Store> {
         if !folder.join(MARK).is_file() {
             return Err(Error::invalid("catalogue for the demo", "a folder that is not there yet", folder.display()));
         }
+        // Refused while another process writes to it.
+        drop(Store::open(folder)?);
         fs::remove_dir_all(folder).map_err(Error::io(folder))?;
     }
-    let store = Store::open(folder)?;
+    fs::create_dir_all(folder).map_err(Error::io(folder))?;
     fs::write(folder.join(MARK), "The next `debut demo` replaces this folder.\n").map_err(Error::io(folder))?;
-    Ok(store)
+    Store::open(folder)
 }

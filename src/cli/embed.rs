@@ -1,3 +1,4 @@
+use std::collections::HashSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -64,6 +65,7 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     let bar = progress(inputs.len() as u64, "embedding");
     let (mut rows, mut vectors, mut failed) = (Vec::new(), Vec::new(), 0);
     let front_end = &model.config.front_end;
+    let mut seen = HashSet::new();
     // Two batches' worth in memory: enough for all cores to decode while results stay in order.
     for chunk in inputs.chunks_mut(64) {
         if context.stop.load(Ordering::Relaxed) {
@@ -87,6 +89,8 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
         let mut good = Vec::new();
         for one in heard {
             match one {
+                // Copies of one recording are one row, so that the ids name rows.
+                Ok((row, _)) if !seen.insert(row.track.clone()) => {}
                 Ok((row, mel)) => {
                     rows.push(row);
                     good.push(mel);

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::factorize::read_interactions;
 use super::train::{HeardTracks, hear_tracks};
-use super::{Context, model_folder, print_json, print_line};
+use super::{Context, exit_code, model_folder, print_json, print_line};
 use crate::audio::{EXCERPT_FRAMES, FrontEnd};
 use crate::encoder::baseline::mean_mel;
 use crate::encoder::{LinearBaseline, Model};
@@ -77,7 +77,7 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     if factors.held_out.is_empty() {
         return Err(Error::invalid(args.factors.display(), "factors made with --hold-out", "no track held out"));
     }
-    let all = read_interactions(&args.events, &factors.confidence)?;
+    let (all, _) = read_interactions(&args.events, &factors.confidence)?;
     let (heard, failed) = hear_tracks(&args.audio, &args.cache, args.windows, &context)?;
     let place: HashMap<&TrackId, usize> = heard.tracks.iter().enumerate().map(|(i, id)| (id, i)).collect();
     let held: Ids<TrackId> = factors.held_out.iter().cloned().collect();
@@ -138,7 +138,7 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
             ))?;
         }
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(exit_code(failed))
 }
 
 /// `[n, frames, mel_bands]`: what the network hears of these tracks, the middle of the middle window.

@@ -41,7 +41,7 @@ pub struct Args {
 
 pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     let config = &context.config;
-    let all = read_interactions(&args.events, &config.confidence)?;
+    let (all, left_out) = read_interactions(&args.events, &config.confidence)?;
     let (data, held_out) = match args.hold_out {
         None => (all, Vec::new()),
         Some(share) => {
@@ -64,7 +64,7 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     if context.json {
         print_json(&json!({
             "space": factors.space, "users": factors.users.len(), "tracks": factors.tracks.len(),
-            "dimensions": factors.dimensions(), "held_out": factors.held_out.len(), "loss": losses,
+            "dimensions": factors.dimensions(), "held_out": factors.held_out.len(), "left_out": left_out, "loss": losses,
         }))?;
     } else {
         print_line(&format!(
@@ -82,8 +82,8 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Reads events into a matrix, and says on standard error which rows were left out and why.
-pub fn read_interactions(path: &Path, config: &ConfidenceConfig) -> Result<Interactions> {
+/// Reads events into a matrix, and says on standard error which rows were left out and why; returns how many.
+pub fn read_interactions(path: &Path, config: &ConfidenceConfig) -> Result<(Interactions, u64)> {
     let mut builder = InteractionsBuilder::new(config, None)?;
     let bar = progress(0, "reading events");
     let report = read_events(path, &mut |event| {
@@ -94,5 +94,5 @@ pub fn read_interactions(path: &Path, config: &ConfidenceConfig) -> Result<Inter
     for (reason, bad) in &report.bad {
         tracing::warn!("{} left out: {reason}: {}", count(bad.count, "row"), bad.examples.join("; "));
     }
-    builder.finish()
+    Ok((builder.finish()?, report.bad_rows()))
 }

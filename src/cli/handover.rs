@@ -45,7 +45,7 @@ pub struct Args {
 
 pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     let factors = Factors::load(&args.factors)?;
-    let data = read_interactions(&args.events, &factors.confidence)?;
+    let (data, _) = read_interactions(&args.events, &factors.confidence)?;
     let words = match &args.tracks {
         None => HashMap::new(),
         Some(path) => read_manifest(path)?.into_iter().filter_map(|i| Some((i.id?, i.info))).collect(),
@@ -126,6 +126,12 @@ pub fn hand_over_all(
     let mut fresh: Vec<TrackId> = fresh.cloned().collect();
     fresh.sort();
     fresh.dedup();
+    // What somebody took out does not come back because people once played it.
+    for id in std::mem::take(&mut fresh) {
+        if !store.is_removed(&id)? {
+            fresh.push(id);
+        }
+    }
     tracks.extend(fresh.into_iter().map(|id| Track {
         info: words.get(&id).cloned().unwrap_or_default(),
         id,
@@ -227,8 +233,9 @@ pub fn adopt_space(store: &mut Store, folder: &Path, model: &Model) -> Result<()
     model.config.space.require(&format!("the model and {}", path.display()), &space.id)?;
     match store.space()? {
         // The catalogue may know a newer description of the same space, with more listeners.
-        Some(row) => row.id.require("the catalogue's space and the model's", &space.id),
-        None => adopt(store, &space),
+        Some(row) if row.id == space.id => Ok(()),
+        // Refused where there are tracks of another space.
+        _ => adopt(store, &space),
     }
 }
 

@@ -1,3 +1,4 @@
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
@@ -51,10 +52,15 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
 
     let bar = progress(inputs.len() as u64, "listening");
     let found = bar.clone();
-    let from_folders = args.paths.clone().into_iter().flat_map(move |path| {
-        let found = found.clone();
-        walk(&path).inspect(move |_| found.inc_length(1))
-    });
+    // A file that a manifest names is that track, also where a folder holds it.
+    let listed: HashSet<PathBuf> = inputs.iter().map(|i| i.path.clone()).collect();
+    let from_folders = args
+        .paths
+        .clone()
+        .into_iter()
+        .flat_map(|path| walk(&path))
+        .filter(move |input| !input.as_ref().is_ok_and(|i| listed.contains(&i.path)))
+        .inspect(move |_| found.inc_length(1));
     let all = inputs.into_iter().map(Ok).chain(from_folders);
     let mut printed = Ok(());
     let result = ingest(&mut store, &model, all, &context.config.ingest, &context.stop, &mut |outcome| {

@@ -101,6 +101,13 @@ enum Verb {
     Check(check::Args),
 }
 
+impl Verb {
+    /// The verbs that finish what is in flight on Ctrl-C; the others have nothing to finish.
+    fn stops_gently(&self) -> bool {
+        matches!(self, Verb::Demo(_) | Verb::Embed(_) | Verb::Factorize(_) | Verb::Train(_) | Verb::Ingest(_))
+    }
+}
+
 /// What every verb is given.
 struct Context {
     catalogue: PathBuf,
@@ -130,15 +137,17 @@ impl Cli {
     /// What kept the work from being done; the exit code is 2 then. Inputs that failed are no error but exit code 1.
     pub fn run(self) -> Result<ExitCode> {
         let stop = Arc::new(AtomicBool::new(false));
-        let flag = stop.clone();
-        // Without a handler Ctrl-C kills, which loses nothing that was acknowledged; so a failure here is no reason to
-        // refuse to work.
-        let _ = ctrlc::set_handler(move || {
-            if flag.swap(true, Ordering::Relaxed) {
-                std::process::exit(130);
-            }
-            eprintln!("stopping after what is in flight (once more: at once)");
-        });
+        if self.verb.stops_gently() {
+            let flag = stop.clone();
+            // Without a handler Ctrl-C kills, which loses nothing that was acknowledged; so a failure here is no reason
+            // to refuse to work.
+            let _ = ctrlc::set_handler(move || {
+                if flag.swap(true, Ordering::Relaxed) {
+                    std::process::exit(130);
+                }
+                eprintln!("stopping after what is in flight (once more: at once)");
+            });
+        }
         let config = Config::load(self.config.as_deref(), &self.set)?;
         let default = if matches!(self.verb, Verb::Demo(_)) { "demo-catalogue" } else { "catalogue" };
         let catalogue = self.catalogue.unwrap_or_else(|| default.into());
@@ -180,13 +189,13 @@ fn print_json(value: &impl Serialize) -> Result<()> {
     print_line(&line)
 }
 
-/// Writes a line to standard output; a reader that has gone away (`| head`) ends the program quietly.
+/// Writes a line to standard output.
+///
+/// # Errors
+/// `Io`; a reader that has gone away (`| head`) among them: the work ends, and the exit code says that it did.
 fn print_line(line: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
-    match writeln!(out, "{line}").and_then(|()| out.flush()) {
-        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
-        done => done.map_err(Error::io("standard output")),
-    }
+    writeln!(out, "{line}").and_then(|()| out.flush()).map_err(Error::io("standard output"))
 }
 
 /// A bar on standard error; none where that is not a terminal. `total` 0: the length is not known yet.

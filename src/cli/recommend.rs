@@ -92,11 +92,12 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     if let Some(path) = &args.query.queries {
         return answer_lines(path, recommender, &mut ear, &args, &context);
     }
+    let mut missing = 0;
     let query = match args.query {
         One { track: Some(id), .. } => Query::Track(id),
         One { user: Some(id), .. } => Query::User(id),
         One { file: Some(path), .. } => ear.query(&recommender, &path)?,
-        One { playlist: Some(path), .. } => playlist(&recommender, &path)?,
+        One { playlist: Some(path), .. } => playlist(&recommender, &path, &mut missing)?,
         // clap asks for exactly one, and --queries was answered above.
         One { .. } => return Err(Error::invalid("query", "one of --track --file --user --playlist --queries", "none")),
     };
@@ -111,7 +112,7 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     } else {
         print_answer(&answer)?;
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(exit_code(missing))
 }
 
 fn answer(recommender: &Recommender, query: &Query, k: usize, listeners: usize) -> Result<Answer> {
@@ -168,16 +169,8 @@ struct Ear {
 impl Ear {
     /// The catalogue's own track where it has this very content, else what the file sounds like.
     fn query(&mut self, recommender: &Recommender, path: &Path) -> Result<Query> {
-        let hash = TrackId::new(content_hash(path)?)?;
-        if recommender.store().track(&hash)?.is_some() {
-            return Ok(Query::Track(hash));
-        }
-        let known = recommender.store().file(&crate::inputs::Input::file(path).path)?;
-        if let Some(record) = known
-            && record.content.as_deref() == Some(hash.as_str())
-            && let crate::store::FileOutcome::Track(id) = record.outcome
-        {
-            return Ok(Query::Track(id));
+        if let Some(track) = recommender.store().track_by_content(&content_hash(path)?)? {
+            return Ok(Query::Track(track.id));
         }
         if self.model.is_none() {
             self.model = Some(Model::load(&model_folder(self.given.as_deref())?)?);
@@ -192,8 +185,8 @@ impl Ear {
     }
 }
 
-/// A playlist's lines as tracks: by id, or by the path from which a track came.
-fn playlist(recommender: &Recommender, path: &Path) -> Result<Query> {
+/// A playlist's lines as tracks: by id, or by the path from which a track came; counts the lines that are neither.
+fn playlist(recommender: &Recommender, path: &Path, missing: &mut u64) -> Result<Query> {
     let mut tracks = Vec::new();
     for (line, file) in read_playlist(path)? {
         let by_path = recommender.store().file(&file)?.and_then(|record| match record.outcome {
@@ -202,7 +195,10 @@ fn playlist(recommender: &Recommender, path: &Path) -> Result<Query> {
         });
         match by_path.map_or_else(|| TrackId::new(line.clone()), Ok) {
             Ok(id) if recommender.store().track(&id)?.is_some() => tracks.push(id),
-            _ => tracing::warn!("{}: not in the catalogue: {line}", path.display()),
+            _ => {
+                *missing += 1;
+                tracing::warn!("{}: not in the catalogue: {line}", path.display());
+            }
         }
     }
     if tracks.is_empty() {
@@ -224,14 +220,14 @@ fn answer_lines(
         Box::new(BufReader::new(File::open(path).map_err(Error::io(path))?))
     };
     let mut failed = 0;
-    for line in input.lines() {
+    for line in input.split(b'\n') {
         let line = line.map_err(Error::io(path))?;
-        if line.trim().is_empty() {
+        if line.trim_ascii().is_empty() {
             continue;
         }
-        recommender.refresh()?;
         let mut ask = || {
-            let line: Line = serde_json::from_str(&line).map_err(|e| Error::invalid("query", "a JSON object", e))?;
+            recommender.refresh()?;
+            let line: Line = serde_json::from_slice(&line).map_err(|e| Error::invalid("query", "a JSON object", e))?;
             let (k, listeners) = (line.k.unwrap_or(args.k), line.listeners.unwrap_or(args.listeners));
             let query = match line {
                 Line { track: Some(id), user: None, file: None, playlist: None, .. } => Query::Track(id),
@@ -251,7 +247,11 @@ fn answer_lines(
             Ok(answer) => print_answer(&answer)?,
             Err(e) => {
                 failed += 1;
-                print_json(&json!({ "error": e.to_string() }))?;
+                if context.json {
+                    print_json(&json!({ "error": e.to_string() }))?;
+                } else {
+                    print_line(&format!("error: {e}"))?;
+                }
             }
         }
     }

@@ -107,7 +107,13 @@ impl Index {
         let graph_seq = self.graph.as_ref().map_or(i64::MAX, |g| g.seq);
         let (all, fresh, stale, seq) = (&mut self.all, &mut self.fresh, &mut self.stale, &mut self.seq);
         let mut changed = 0;
+        let dimensions = self.dimensions;
+        let mut odd = None;
         store.changes_since(*seq, &mut |change| {
+            if let Some(vector) = change.vector.as_ref().filter(|v| v.len() != dimensions) {
+                odd.get_or_insert(vector.len());
+                return;
+            }
             let after_graph = change.seq > graph_seq;
             match &change.vector {
                 Some(vector) => {
@@ -128,7 +134,10 @@ impl Index {
             *seq = change.seq;
             changed += 1;
         })?;
-        Ok(changed)
+        match odd {
+            None => Ok(changed),
+            Some(found) => Err(Error::mismatch("the index and the catalogue's vectors", dimensions, found)),
+        }
     }
 
     /// [`Index::refresh`], if another process has committed since the last call; costs microseconds otherwise.
