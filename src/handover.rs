@@ -2,15 +2,40 @@
 //! learned one.
 //!
 //! The textbook prior, `(XᵀCX + λI)⁻¹(XᵀCp + λŷ)`, does not return the prediction `ŷ` at zero plays: everyone who has
-//! not heard the song counts as a zero and pulls it away. So the prediction stands for the unobserved pairs too. With
-//! `δ = y − ŷ`, minimise
+//! not heard the song counts as a zero and pulls it away. So the prediction stands for the unobserved pairs too, at
+//! first; for ever would be wrong as well, since where nobody plays the song nothing would correct it. After `n`
+//! listeners, `b = n₀ / (n + n₀)` of it is left. With `ŷᵇ = b·ŷ` and `δ = y − ŷᵇ`, minimise
 //!
 //! ```text
-//! Σ_{not heard} (x·δ)² + Σ_{heard} c (p − x·ŷ − x·δ)² + λ‖δ‖²
+//! Σ_{not heard} (x·δ)² + Σ_{heard} c (p − x·ŷᵇ − x·δ)² + λ‖δ‖²
 //! ```
 //!
 //! whose solution is the row solve of the factorisation with residuals for targets:
-//! `y = ŷ + (XᵀX + Σ(c−1)xxᵀ + λI)⁻¹ Σ c (p − x·ŷ) x`.
+//! `y = ŷᵇ + (XᵀX + Σ(c−1)xxᵀ + λI)⁻¹ Σ c (p − x·ŷᵇ) x`. At no plays that is `ŷ`, after many the row of plain ALS.
+//!
+//! Measured: NDCG@10 of ranking 80 new tracks by cosine for the listeners (about 3,450) who were not revealed, after `k`
+//! revealed plays a track. Last.fm tracks (the part of KGAT's `last-fm` set in `test.txt`), d = 40, α = 40; predictions
+//! are the factor from 30 other listeners with realistic noise to the R² stated, at unit length. Means of 4 seeds
+//! (tracks, noise, fit); standard errors .001 to .009, of differences to n₀ = ∞ mostly half of that.
+//!
+//! | prediction | | k = 0 | 1 | 2 | 5 | 10 | 20 | 50 |
+//! |---|---|---|---|---|---|---|---|---|
+//! | none: plays alone | | .062 | .186 | .220 | .275 | .314 | .350 | .383 |
+//! | R² = 0.3 | n₀ = 2 | .190 | .227 | .257 | .297 | .321 | .352 | .382 |
+//! | | **n₀ = 5** | .190 | .224 | .253 | .302 | .326 | .355 | .383 |
+//! | | n₀ = 20 | .190 | .223 | .249 | .298 | .329 | .359 | .383 |
+//! | | n₀ = ∞ | .190 | .222 | .247 | .292 | .327 | .356 | .380 |
+//! | R² = 0.1 | n₀ = 2 | .119 | .176 | .222 | .285 | .318 | .351 | .382 |
+//! | | **n₀ = 5** | .119 | .168 | .209 | .282 | .320 | .352 | .382 |
+//! | | n₀ = 20 | .119 | .164 | .200 | .271 | .318 | .353 | .381 |
+//! | | n₀ = ∞ | .119 | .163 | .196 | .260 | .310 | .347 | .377 |
+//! | random | n₀ = 2 | .062 | .119 | .176 | .265 | .312 | .350 | .382 |
+//! | | **n₀ = 5** | .062 | .109 | .156 | .250 | .309 | .349 | .382 |
+//! | | n₀ = 20 | .062 | .104 | .142 | .225 | .296 | .345 | .381 |
+//! | | n₀ = ∞ | .062 | .102 | .136 | .210 | .276 | .333 | .374 |
+//!
+//! 5 is the smallest n₀ tried that costs good predictions nothing. What it leaves: with poor predictions the first two
+//! plays alone would still do better than both together, since a unit-length prediction does not say how sure it is.
 
 use ndarray::ArrayView2;
 use serde::{Deserialize, Serialize};
@@ -24,8 +49,8 @@ use crate::linalg::{WeightedRidge, check_entries, dot};
 pub struct HandoverConfig {
     /// λ as a share of the mean eigenvalue of `XᵀX`: 0.01. Between 0.001 and 0.3, tuning found no difference.
     pub lambda_share: f32,
-    /// n₀: after so many listeners have met a track, half of its prediction is left: 5. Less for predictions that are
-    /// poor, `inf` to believe them for ever; 0 ends belief with the first listener.
+    /// n₀: after so many listeners have met a track, half of its prediction is left: 5 (the table in the heading). 2
+    /// or less for poor predictions, `inf` to believe them for ever; 0 ends belief with the first listener.
     pub half_exposure: f32,
 }
 
