@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use debut::events::{Action, ConfidenceConfig, Event, Interactions, interactions, read_events, write_events_parquet};
 use debut::factors::{AlsConfig, Factors, FoldIn, Ridge, fit};
-use debut::handover::{default_lambda, hand_over};
+use debut::handover::{HandoverConfig, hand_over};
 use debut::ids::{TrackId, UserId};
 use debut::linalg::gram;
 use divan::counter::ItemsCount;
@@ -104,9 +104,9 @@ fn explain(bencher: Bencher) {
 fn handover(bencher: Bencher, plays: usize) {
     let listeners = factors(plays, 40);
     let gram = gram(factors(20_000, 40).view());
-    let (confidence, preference, lambda) = (vec![41.0; plays], vec![1.0; plays], default_lambda(gram.view()));
+    let (confidence, preference, config) = (vec![41.0; plays], vec![1.0; plays], HandoverConfig::default());
     let predicted = [0.1; 40];
-    let now = || hand_over(&predicted, gram.view(), listeners.view(), &confidence, &preference, lambda).unwrap();
+    let now = || hand_over(&predicted, gram.view(), listeners.view(), &confidence, &preference, &config).unwrap();
     bencher.bench_local(now);
 }
 

@@ -16,6 +16,7 @@ use crate::encoder::{EncoderConfig, TrainConfig};
 use crate::error::{Error, Result};
 use crate::events::ConfidenceConfig;
 use crate::factors::AlsConfig;
+use crate::handover::HandoverConfig;
 use crate::index::IndexConfig;
 use crate::ingest::IngestConfig;
 
@@ -27,6 +28,7 @@ pub struct Config {
     pub als: AlsConfig,
     pub encoder: EncoderConfig,
     pub train: TrainConfig,
+    pub handover: HandoverConfig,
     pub ingest: IngestConfig,
     pub index: IndexConfig,
 }

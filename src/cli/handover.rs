@@ -13,7 +13,7 @@ use crate::encoder::Model;
 use crate::error::{Error, Result};
 use crate::events::Interactions;
 use crate::factors::{Factors, Space};
-use crate::handover::{default_lambda, hand_over};
+use crate::handover::{HandoverConfig, hand_over};
 use crate::ids::{Ids, TrackId};
 use crate::inputs::read_manifest;
 use crate::store::{Change, Listener, Met, Source, SpaceRow, Store, Track, TrackInfo};
@@ -51,7 +51,7 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
         Some(path) => read_manifest(path)?.into_iter().filter_map(|i| Some((i.id?, i.info))).collect(),
     };
     let mut store = Store::open(&context.catalogue)?;
-    let report = hand_over_all(&mut store, &factors, &data, &words)?;
+    let report = hand_over_all(&mut store, &factors, &data, &words, &context.config.handover)?;
     store.checkpoint()?;
     if context.json {
         print_json(&report)?;
@@ -82,7 +82,9 @@ pub fn hand_over_all(
     factors: &Factors,
     data: &Interactions,
     words: &HashMap<TrackId, TrackInfo>,
+    config: &HandoverConfig,
 ) -> Result<Report> {
+    config.check()?;
     let space = factors.space();
     adopt(store, &space)?;
     let d = space.dimensions;
@@ -111,7 +113,6 @@ pub fn hand_over_all(
 
     let gram = Array2::from_shape_vec((d, d), space.user_gram.clone())
         .map_err(|_| Error::mismatch("the Gram matrix of the users", d * d, space.user_gram.len()))?;
-    let lambda = default_lambda(gram.view());
     let by_track = data.by_user.transpose();
     let mut report = Report::default();
     let mut changes = Vec::new();
@@ -161,7 +162,7 @@ pub fn hand_over_all(
                     to.assign(&users.row(user as usize));
                 }
                 let scaled: Vec<f32> = predicted.iter().map(|v| v * space.typical_norm).collect();
-                let y = hand_over(&scaled, gram.view(), listeners.view(), confidence, preference, lambda)?;
+                let y = hand_over(&scaled, gram.view(), listeners.view(), confidence, preference, config)?;
                 Some((y, Source::HandedOver))
             }
             (Some(predicted), None) => {
