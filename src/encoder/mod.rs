@@ -15,7 +15,7 @@
 //! of A. van den Oord, S. Dieleman, B. Schrauwen, "Deep content-based music recommendation" (NIPS 2013). Convolutions
 //! run over time only, are 4 frames wide and unpadded; every layer but the last ends in a ReLU.
 //!
-//! [`train`] makes [`Weights`], [`Model`] keeps them in a folder and embeds songs, [`baseline`] is what they must beat.
+//! [`train()`] makes [`Weights`], [`Model`] keeps them in a folder and embeds songs, [`baseline`] is what they must beat.
 
 pub mod baseline;
 pub mod dataset;
