@@ -281,7 +281,7 @@ fn plays_become_factors_factors_a_model_and_the_model_a_table() {
         line["auc"]["mean"].as_f64().unwrap()
     };
     assert!((score("random") - 0.5).abs() < 1e-9);
-    assert!(score("ceiling: learned factor") > 0.9, "{table:?}");
+    assert!(score("ceiling: learned factor") > 0.8, "{table:?}");
 
     // The model and the factors are of one space, so they meet in one catalogue; another model's is refused.
     json(dir.path(), 0, &["ingest", "--model", "runs/small", "--manifest", "tracks.csv", "--json"]);
