@@ -57,6 +57,10 @@ pub struct Args {
     /// The length of each listener's list.
     #[arg(short, default_value_t = 20)]
     k: usize,
+
+    /// Writes the network's scores into the model's model.toml.
+    #[arg(long)]
+    save: bool,
 }
 
 /// One line of the table.
@@ -71,7 +75,8 @@ struct Method {
 }
 
 pub fn run(args: Args, context: Context) -> Result<ExitCode> {
-    let model = Model::load(&model_folder(args.model.as_deref())?)?;
+    let folder = model_folder(args.model.as_deref())?;
+    let mut model = Model::load(&folder)?;
     let factors = Factors::load(&args.factors)?;
     factors.space.require("the factors' space and the model's", &model.config.space)?;
     if factors.held_out.is_empty() {
@@ -113,6 +118,15 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
         vectors("ceiling: learned direction", &unit_ceiling, None)?,
         vectors("ceiling: learned factor", &ceiling, None)?,
     ];
+    if args.save {
+        for m in table.iter().filter(|m| m.method == "network") {
+            for (name, score) in [("recall", m.scores.recall), ("ndcg", m.scores.ndcg), ("auc", m.scores.auc)] {
+                let at = if name == "auc" { String::new() } else { format!("_at_{k}") };
+                model.config.scores.insert(format!("cold_start_{name}{at}"), score.mean);
+            }
+        }
+        model.save(&folder)?;
+    }
     if context.json {
         for line in &table {
             print_json(line)?;

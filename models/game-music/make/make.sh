@@ -20,4 +20,13 @@ python3 $here/simulate_listeners.py --tracks "$work/audio/tracks.csv" --out "$wo
 "$debut" --config $here/recipe.toml train --factors "$work/factors-$share" --audio "$work/audio/tracks.csv" \
   --cache "$work/spectrograms" --windows 6 --name game-music --out "$work/model-$share"
 "$debut" evaluate --model "$work/model-$share" --factors "$work/factors-$share" --events "$work/events-$share.csv" \
-  --audio "$work/audio/tracks.csv" --cache "$work/spectrograms" --windows 6 | tee "$work/scores-$share.md"
+  --audio "$work/audio/tracks.csv" --cache "$work/spectrograms" --windows 6 --save | tee "$work/scores-$share.md"
+
+if [ "${INSTALL:-no}" = yes ]; then   # puts the result where the shipped model is; needs pip install pyarrow torch
+  to=models/game-music
+  cp "$work/model-$share"/{model.toml,model.safetensors,space.json,curve.svg} $to/
+  mkdir -p $to/factors && cp "$work/factors-$share"/* $to/factors/
+  cp "$work/audio/tracks.csv" $to/tracks.csv
+  python3 $here/pack_events.py "$work/events-$share.csv" $to/factors/held_out.ids $to/events.parquet
+  python3 tests/golden/encoder.py $to
+fi
