@@ -104,11 +104,18 @@ struct Content {
     id: TrackId,
 }
 
+/// A file that was heard and waits for the network.
+struct HeardJob {
+    job: Job,
+    content: Content,
+    heard: Heard,
+}
+
 /// What comes out of the scout and the workers.
 enum Message {
     /// Settled without the network: what is to be written, and what to say once it is.
     Settled(Vec<Change>, Outcome, Instant),
-    Heard(Job, Content, Box<Heard>),
+    Heard(Box<HeardJob>),
     /// The catalogue cannot be read: the run cannot go on.
     Broken(Error),
 }
@@ -276,9 +283,9 @@ fn work(
             Err(e) => failed(job.stamp, None, &e, job.started),
             Ok(hash) => match recognise(&store, &job, hash, model_id) {
                 Err(e) => Message::Broken(e),
-                Ok(Recognised::Settled(message)) => message,
+                Ok(Recognised::Settled(message)) => *message,
                 Ok(Recognised::New(content)) => match audio::hear(&job.input.path, front_end, front_end.frames, 1) {
-                    Ok(heard) => Message::Heard(job, content, Box::new(heard)),
+                    Ok(heard) => Message::Heard(Box::new(HeardJob { job, content, heard })),
                     Err(e) => failed(job.stamp, Some(content.hash), &e, job.started),
                 },
             },
@@ -291,7 +298,7 @@ fn work(
 
 enum Recognised {
     New(Content),
-    Settled(Message),
+    Settled(Box<Message>),
 }
 
 /// Which track the file is: the one that the manifest names; else the one that somebody named when this path came in
@@ -337,7 +344,7 @@ fn recognise(store: &Store, job: &Job, hash: String, model_id: &str) -> Result<R
         changes.push(Change::Upsert(Box::new(now)));
     }
     let outcome = outcome(job, Some(id), status, Some(reason));
-    Ok(Recognised::Settled(Message::Settled(changes, outcome, job.started)))
+    Ok(Recognised::Settled(Box::new(Message::Settled(changes, outcome, job.started))))
 }
 
 /// What is heard and settled but not yet on the disk.
@@ -345,7 +352,7 @@ struct Batch<'a> {
     store: &'a mut Store,
     model: &'a Model,
     model_id: String,
-    heard: Vec<(Job, Content, Box<Heard>)>,
+    heard: Vec<HeardJob>,
     settled: Vec<(Vec<Change>, Outcome, Instant)>,
     /// When what waits longest began to wait.
     since: Option<Instant>,
@@ -363,8 +370,8 @@ impl Batch<'_> {
                 None => messages.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
             match message {
-                Ok(Message::Heard(job, content, heard)) => {
-                    self.heard.push((job, content, heard));
+                Ok(Message::Heard(heard)) => {
+                    self.heard.push(*heard);
                     self.since.get_or_insert_with(Instant::now);
                 }
                 // Nothing to write: nothing to wait for.
@@ -403,13 +410,13 @@ impl Batch<'_> {
         if !heard.is_empty() {
             let front_end = &self.model.config.front_end;
             let mut mels = Array3::zeros((heard.len(), front_end.frames, front_end.mel_bands));
-            for (mut row, (_, _, h)) in mels.axis_iter_mut(Axis(0)).zip(&heard) {
-                row.assign(&h.mels[0]);
+            for (mut row, h) in mels.axis_iter_mut(Axis(0)).zip(&heard) {
+                row.assign(&h.heard.mels[0]);
             }
             let predicted = self.model.embed(mels.view())?;
             let mut in_batch: HashMap<TrackId, String> = HashMap::new();
-            for ((job, content, heard), vector) in heard.into_iter().zip(predicted.outer_iter()) {
-                let Content { hash: content, id } = content;
+            for (h, vector) in heard.into_iter().zip(predicted.outer_iter()) {
+                let HeardJob { job, content: Content { hash: content, id }, heard } = h;
                 let before = self.store.track(&id)?;
                 let same =
                     |t: &Track| t.content.as_deref() == Some(&content) && t.model.as_ref() == Some(&self.model_id);

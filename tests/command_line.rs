@@ -179,7 +179,6 @@ fn another_running_process_knows_a_new_song_within_a_second_of_its_acknowledgeme
         assert!(acknowledged.elapsed() < Duration::from_secs(1), "{:?}", acknowledged.elapsed());
         assert!(ingest.wait().unwrap().success());
     }
-    drop(query);
     drop(ask);
     assert_eq!(service.wait().unwrap().code(), Some(1), "one query had no answer");
 }

@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 
 pub mod exact;
-mod graph;
+pub mod graph;
 
 use exact::{Best, Exact};
 pub use graph::Graph;
