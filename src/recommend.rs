@@ -54,6 +54,7 @@ pub struct Recommendation {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Because {
     pub track: TrackId,
+    /// The name of its file where its tags have none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub title: Option<String>,
     /// Its share of the score: the shares of the whole history add up to the score.
@@ -225,7 +226,7 @@ impl Recommender {
                 .zip(shares)
                 .map(|((played, _), share)| Because {
                     track: played.id.clone(),
-                    title: played.info.title.clone(),
+                    title: played.info.title.clone().or_else(|| file_name(played)),
                     share: share / length,
                 })
                 .filter(|b| b.share > 0.0)
@@ -257,6 +258,11 @@ pub fn space_of(row: &SpaceRow, folder: &Path) -> Result<Space> {
         .map_err(|e| Error::format(folder, "the description of a factor space", e))?;
     row.id.require("the catalogue's space and its description", &space.id)?;
     Ok(space)
+}
+
+/// The file's name without its ending.
+fn file_name(track: &Track) -> Option<String> {
+    Some(track.path.as_ref()?.file_stem()?.to_string_lossy().into_owned())
 }
 
 /// Every listener's direction, scanned exactly.

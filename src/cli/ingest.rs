@@ -90,13 +90,13 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     }
     if !context.json {
         print_line(&format!(
-            "{} added, {} replaced, {} skipped, {} failed; the catalogue {} holds {}",
+            "{} added, {} replaced, {} skipped, {} failed; {} in {}",
             summary.added,
             summary.replaced,
             summary.skipped,
             summary.failed,
-            context.catalogue.display(),
-            count(store.status()?.tracks, "track")
+            count(store.status()?.tracks, "track"),
+            context.catalogue.display()
         ))?;
         if summary.failed > 0 {
             print_line("`debut failures` lists what failed and why")?;
