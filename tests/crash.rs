@@ -13,6 +13,9 @@ use debut::store::{Store, Track};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+/// Small commits, so that most of the run lies between the first and the last of them.
+const BATCH: &str = "ingest.batch=4";
+
 /// Every track by its id, all fields, vectors to the bit.
 fn contents(catalogue: &Path) -> BTreeMap<String, Track> {
     let mut all = BTreeMap::new();
@@ -33,7 +36,7 @@ fn twenty_kills_at_random_moments_end_in_the_catalogue_of_an_undisturbed_run() {
     let music = music(dir.path(), songs);
     std::fs::write(music.join("broken.ogg"), "OggS but not for long").unwrap();
     let started = Instant::now();
-    json(dir.path(), 1, &["--catalogue", "undisturbed", "ingest", "music", "--json"]);
+    json(dir.path(), 1, &["--catalogue", "undisturbed", "--set", BATCH, "ingest", "music", "--json"]);
     let undisturbed = started.elapsed();
     let expected = contents(&dir.path().join("undisturbed"));
     assert_eq!(expected.len(), songs);
@@ -46,7 +49,7 @@ fn twenty_kills_at_random_moments_end_in_the_catalogue_of_an_undisturbed_run() {
         // One catalogue is killed again and again until a run of it gets through.
         for attempt in 0.. {
             let mut run = debut(dir.path())
-                .args(["--catalogue", &catalogue, "ingest", "music", "--json"])
+                .args(["--catalogue", &catalogue, "--set", BATCH, "ingest", "music", "--json"])
                 .stdout(Stdio::piped())
                 .stderr(Stdio::null())
                 .spawn()
