@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the shipped model again, from the audio up: about 1.5 GB of downloads and an hour on two cores.
+# Makes the shipped model again, from the audio up: about 3 GB of downloads and half an hour on two cores.
 #
 #   models/game-music/make/make.sh [WORK]
 #
