@@ -13,7 +13,7 @@ use symphonia::core::audio::conv::IntoSample;
 use symphonia::core::audio::sample::Sample;
 use symphonia::core::audio::{Audio, AudioBuffer, GenericAudioBufferRef};
 use symphonia::core::codecs::audio::well_known::{CODEC_ID_AAC, CODEC_ID_ALAC, CODEC_ID_OPUS};
-use symphonia::core::codecs::audio::{AudioCodecParameters, AudioDecoder, AudioDecoderOptions};
+use symphonia::core::codecs::audio::{AudioCodecId, AudioCodecParameters, AudioDecoder, AudioDecoderOptions};
 use symphonia::core::codecs::registry::CodecRegistry;
 use symphonia::core::common::Limit;
 use symphonia::core::errors::Error as SymphoniaError;
@@ -25,7 +25,7 @@ use symphonia::core::packet::Packet;
 use symphonia::core::units::{Duration as Ticks, TimeBase, Timestamp};
 
 use super::no_panic;
-use super::opus::{OpusDecoder, OpusHead};
+use super::opus::{OPUS_RATE, OpusDecoder, OpusHead};
 use super::resample::Resampler;
 use super::source::{Source, TIME_LIMIT, mpeg_without_length, too_slow};
 use super::tags::Tags;
@@ -170,7 +170,7 @@ pub(super) fn listen(
             tags: listener.tags,
             format: reader.format_name,
             codec: reader.codec_name,
-            source_rate: reader.rate,
+            source_rate: reader.source_rate,
             channels: reader.channels,
         })
     })
@@ -189,7 +189,7 @@ struct Listener {
 
 impl Listener {
     fn open(path: &Path, to: u32) -> Result<Listener> {
-        let mut reader = Reader::open(path, Instant::now() + TIME_LIMIT)?;
+        let mut reader = Reader::open(path, to, Instant::now() + TIME_LIMIT)?;
         let tags = Tags::of(reader.format.as_mut());
         let seconds = reader.claimed_seconds;
         let resampler = Resampler::new(reader.rate, to);
@@ -331,8 +331,8 @@ enum Decoded {
     RateIs(u32),
 }
 
-/// The packets of one audio track and their decoder. Positions are frames of the track at its own rate; frame 0 is the
-/// first that is meant to be heard (encoder delay excluded).
+/// The packets of one audio track and their decoder. Positions are frames of the track at the decoder's rate; frame 0
+/// is the first that is meant to be heard (encoder delay excluded).
 struct Reader {
     path: PathBuf,
     deadline: Instant,
@@ -340,7 +340,12 @@ struct Reader {
     decoder: Box<dyn AudioDecoder>,
     track: u32,
     time_base: TimeBase,
+    /// Hz, of the excerpts that are asked for.
+    to: u32,
+    /// Hz, of the decoder's frames.
     rate: u32,
+    /// Hz, of the file.
+    source_rate: u32,
     channels: usize,
     /// Timestamp of frame 0, in frames.
     origin: i64,
@@ -358,7 +363,8 @@ struct Reader {
 }
 
 impl Reader {
-    fn open(path: &Path, deadline: Instant) -> Result<Reader> {
+    /// For excerpts at `to` Hz.
+    fn open(path: &Path, to: u32, deadline: Instant) -> Result<Reader> {
         let source = Source::open(path, deadline)?;
         let estimated = mpeg_without_length(path)?;
         let options = MediaSourceStreamOptions { buffer_len: 64 << 10 };
@@ -376,19 +382,21 @@ impl Reader {
             .map_err(|e| not_opened(path, &e))?;
         let track =
             format.default_track(TrackType::Audio).ok_or_else(|| Error::decode(path, "no audio track"))?.clone();
-        let prepared = Prepared::of(path, &track)?;
+        let prepared = Prepared::of(path, &track, to)?;
         let name = format.format_info().short_name;
         let claimed = track.duration.and_then(|d| prepared.time_base.calc_duration(d)).map(|t| t.as_secs_f64());
         let mpeg = matches!(name, "mp1" | "mp2" | "mp3");
         // A raw stream has no header; its claim is an estimate from the bitrate of its beginning.
         let trusted = !(mpeg && estimated || name == "aac");
-        let opus_delay = f64::from(prepared.pre_skip.unwrap_or(0)) / f64::from(prepared.rate);
+        let opus_delay = f64::from(prepared.pre_skip.unwrap_or(0)) / f64::from(OPUS_RATE);
         Ok(Reader {
             path: path.to_path_buf(),
             deadline,
             track: track.id,
             time_base: prepared.time_base,
+            to,
             rate: prepared.rate,
+            source_rate: prepared.source_rate,
             channels: prepared.channels,
             origin: prepared.origin,
             claimed_seconds: claimed.filter(|_| trusted).map(|s| s - opus_delay),
@@ -411,9 +419,9 @@ impl Reader {
 
     /// Opens the file again, at its beginning.
     fn reopen(&mut self) -> Result<()> {
-        let again = Reader::open(&self.path, self.deadline)?;
-        let (rate, channels, first_error) = (self.rate, self.channels, self.first_error.take());
-        *self = Reader { rate, channels, first_error, ..again };
+        let again = Reader::open(&self.path, self.to, self.deadline)?;
+        let (rate, source_rate, first_error) = (self.rate, self.source_rate, self.first_error.take());
+        *self = Reader { rate, source_rate, first_error, channels: self.channels, ..again };
         Ok(())
     }
 
@@ -464,7 +472,7 @@ impl Reader {
     /// A chained Ogg file goes on with another stream of the same kind.
     fn next_link(&mut self) -> bool {
         let Some(track) = self.format.default_track(TrackType::Audio).cloned() else { return false };
-        let Ok(link) = Prepared::of(&self.path, &track) else { return false };
+        let Ok(link) = Prepared::of(&self.path, &track, self.to) else { return false };
         if link.rate != self.rate {
             self.note("the sample rate changes within the file");
             return false;
@@ -586,6 +594,7 @@ impl Reader {
             }
             if rate != self.rate {
                 if at.is_none() && (1..=MAX_RATE).contains(&rate) {
+                    self.source_rate = (u64::from(rate) * u64::from(self.source_rate) / u64::from(self.rate)) as u32;
                     self.rate = rate;
                     return Ok(Decoded::RateIs(rate));
                 }
@@ -607,7 +616,8 @@ impl Reader {
             let first = (from + samples.len() as i64 - here).clamp(0, frames as i64) as usize;
             let take = (frames - first).min(n - samples.len());
             downmix(&decoded, first, take, &mut samples);
-            self.channels = channels;
+            // A decoder of the lower half mixes the channels itself.
+            self.channels = self.channels.max(channels);
             at = Some(here + frames as i64);
             if samples.len() >= n {
                 break;
@@ -624,22 +634,27 @@ impl Reader {
 struct Prepared {
     decoder: Box<dyn AudioDecoder>,
     time_base: TimeBase,
+    /// Hz, of what the decoder gives.
     rate: u32,
+    /// Hz, of the file.
+    source_rate: u32,
     channels: usize,
     origin: i64,
-    /// Frames; of Opus alone.
+    /// Frames at 48 kHz; of Opus alone.
     pre_skip: Option<u32>,
 }
 
 impl Prepared {
-    fn of(path: &Path, track: &Track) -> Result<Prepared> {
+    fn of(path: &Path, track: &Track, to: u32) -> Result<Prepared> {
         let params = track
             .codec_params
             .as_ref()
             .and_then(|p| p.audio())
             .ok_or_else(|| Error::unsupported(path, "a codec that we decode", "an unknown one"))?;
         check_params(path, params)?;
-        let decoder = CODECS.make_audio_decoder(params, &AudioDecoderOptions::default()).map_err(|e| match e {
+        let half = to <= HALF_BAND;
+        let codecs = if half { &LOWER_HALF } else { &WHOLE_BAND };
+        let decoder = codecs.make_audio_decoder(params, &AudioDecoderOptions::default()).map_err(|e| match e {
             SymphoniaError::Unsupported("aac: aac too complex") => {
                 Error::unsupported(path, "AAC-LC in mono or stereo", "AAC of another kind, or of more channels")
             }
@@ -653,25 +668,47 @@ impl Prepared {
             .ok_or_else(|| Error::decode(path, "no time base"))?;
         // MP4 has no room for rates from 64 kHz on and says 0; its timescale is the rate then. Whatever we take, the
         // first packet corrects it.
-        let rate = header_rate.unwrap_or(time_base.denom.get()).min(MAX_RATE);
+        let source_rate = header_rate.unwrap_or(time_base.denom.get()).min(MAX_RATE);
+        let rate = if half { lower_half_rate(params.codec, source_rate) } else { source_rate };
         let head = params.extra_data.as_deref().filter(|_| params.codec == CODEC_ID_OPUS).and_then(OpusHead::parse);
         // The granule position of Opus counts the pre-skip (RFC 7845, section 4.3).
         let pre_skip = head.map(|h| h.pre_skip);
         let start = time_base.calc_time(track.start_ts).map_or(0.0, |t| t.as_secs_f64());
         // A recording cut out of a longer stream begins late; a negative start is the encoder's delay, which is trimmed.
-        let origin = (start.max(0.0) * f64::from(rate)).round() as i64 + i64::from(pre_skip.unwrap_or(0));
+        let pre_skipped = f64::from(pre_skip.unwrap_or(0)) / f64::from(OPUS_RATE);
+        let origin = ((start.max(0.0) + pre_skipped) * f64::from(rate)).round() as i64;
         let channels = params.channels.as_ref().map_or(0, |c| c.count());
-        Ok(Prepared { decoder, time_base, rate, channels, origin, pre_skip })
+        Ok(Prepared { decoder, time_base, rate, source_rate, channels, origin, pre_skip })
     }
 }
 
-/// symphonia's decoders and Opus.
-static CODECS: LazyLock<CodecRegistry> = LazyLock::new(|| {
+/// The decoders of symphonia, and Opus: the whole band.
+static WHOLE_BAND: LazyLock<CodecRegistry> = LazyLock::new(|| {
     let mut codecs = CodecRegistry::new();
     symphonia::default::register_enabled_codecs(&mut codecs);
-    codecs.register_audio_decoder::<OpusDecoder>();
+    codecs.register_audio_decoder::<OpusDecoder<48_000>>();
     codecs
 });
+
+/// Decoders to mono that leave out the upper half of the band where a front end of up to [`HALF_BAND`] Hz would throw
+/// it away; for what has none of these, those of symphonia.
+static LOWER_HALF: LazyLock<CodecRegistry> = LazyLock::new(|| {
+    let mut codecs = CodecRegistry::new();
+    symphonia::default::register_enabled_codecs(&mut codecs);
+    codecs.register_audio_decoder::<OpusDecoder<24_000>>();
+    codecs
+});
+
+/// The highest rate, Hz, for which half of 44.1 kHz is enough.
+const HALF_BAND: u32 = 22_050;
+
+/// The rate at which the decoders of [`LOWER_HALF`] give what has `rate` in the file, both in Hz.
+fn lower_half_rate(codec: AudioCodecId, rate: u32) -> u32 {
+    match codec {
+        CODEC_ID_OPUS => OPUS_RATE / 2,
+        _ => rate,
+    }
+}
 
 /// Refuses what would make a decoder allocate by a claim, and what would be decoded wrongly.
 fn check_params(path: &Path, params: &AudioCodecParameters) -> Result<()> {
