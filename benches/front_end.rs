@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use debut::audio::resample::Resampler;
-use debut::audio::{FrontEnd, LogMel, excerpt, hear};
+use debut::audio::{FrontEnd, Listening, LogMel, excerpt, hear};
 use divan::Bencher;
 
 fn main() {
@@ -42,7 +42,7 @@ fn make_log_mel() -> LogMel {
 #[divan::bench(args = [44_100, 48_000, 96_000])]
 fn resample(bencher: Bencher, rate: u32) {
     let input = sound((27.86 * f64::from(rate)) as usize);
-    let mut resampler = Resampler::new(rate, 22_050);
+    let resampler = Resampler::new(rate, 22_050);
     bencher.bench_local(|| resampler.process(&input));
 }
 
@@ -63,5 +63,5 @@ fn decode(bencher: Bencher, name: &str) {
 fn file_to_mel(bencher: Bencher, name: &str) {
     let path = data(name);
     let front_end = FrontEnd::default();
-    bencher.bench_local(|| hear(&path, &front_end, 599, 1).unwrap());
+    bencher.bench_local(|| hear(&path, &front_end, 599, &Listening::default()).unwrap());
 }

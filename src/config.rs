@@ -12,6 +12,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
+use crate::audio::Listening;
 use crate::encoder::{EncoderConfig, TrainConfig};
 use crate::error::{Error, Result};
 use crate::events::ConfidenceConfig;
@@ -24,6 +25,7 @@ use crate::ingest::IngestConfig;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
+    pub listen: Listening,
     pub confidence: ConfidenceConfig,
     pub als: AlsConfig,
     pub encoder: EncoderConfig,

@@ -16,11 +16,11 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ndarray::{Array3, Axis};
+use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 
 use crate::artefact::content_hash;
-use crate::audio::{self, DECODER_VERSION, FrontEnd, Heard, Tags};
+use crate::audio::{self, DECODER_VERSION, FrontEnd, Heard, Listening, Tags};
 use crate::encoder::Model;
 use crate::error::{Error, Result};
 use crate::ids::TrackId;
@@ -130,10 +130,12 @@ pub fn ingest(
     store: &mut Store,
     model: &Model,
     inputs: impl Iterator<Item = Result<Input>> + Send,
+    listening: &Listening,
     config: &IngestConfig,
     stop: &AtomicBool,
     report: &mut dyn FnMut(&Outcome),
 ) -> Result<Summary> {
+    listening.check()?;
     if let Some(space) = store.space()? {
         space.id.require("the catalogue's space and the model's", &model.config.space)?;
     }
@@ -151,7 +153,7 @@ pub fn ingest(
         scope.spawn(move || scout(&scout_folder, &scout_model, inputs, stop, to_workers, to_batch_of_scout));
         for _ in 0..workers {
             let (jobs, to_batch, folder, model_id) = (jobs.clone(), to_batch.clone(), folder.clone(), model_id.clone());
-            scope.spawn(move || work(&folder, &model_id, front_end, stop, &jobs, &to_batch));
+            scope.spawn(move || work(&folder, &model_id, front_end, listening, stop, &jobs, &to_batch));
         }
         drop(to_batch);
         // The workers own the queue: when the last of them leaves, the scout finds nobody listening and leaves too.
@@ -259,6 +261,7 @@ fn work(
     folder: &Path,
     model_id: &str,
     front_end: &FrontEnd,
+    listening: &Listening,
     stop: &AtomicBool,
     jobs: &Mutex<Receiver<Job>>,
     to_batch: &SyncSender<Message>,
@@ -284,7 +287,7 @@ fn work(
             Ok(hash) => match recognise(&store, &job, hash, model_id) {
                 Err(e) => Message::Broken(e),
                 Ok(Recognised::Settled(message)) => *message,
-                Ok(Recognised::New(content)) => match audio::hear(&job.input.path, front_end, front_end.frames, 1) {
+                Ok(Recognised::New(content)) => match audio::hear(&job.input.path, front_end, front_end.frames, listening) {
                     Ok(heard) => Message::Heard(Box::new(HeardJob { job, content, heard })),
                     Err(e) => failed(job.stamp, Some(content.hash), &e, job.started),
                 },
@@ -408,12 +411,8 @@ impl Batch<'_> {
             outcomes.push((started, outcome));
         }
         if !heard.is_empty() {
-            let front_end = &self.model.config.front_end;
-            let mut mels = Array3::zeros((heard.len(), front_end.frames, front_end.mel_bands));
-            for (mut row, h) in mels.axis_iter_mut(Axis(0)).zip(&heard) {
-                row.assign(&h.heard.mels[0]);
-            }
-            let predicted = self.model.embed(mels.view())?;
+            let windows: Vec<&[Array2<f32>]> = heard.iter().map(|h| &h.heard.mels[..]).collect();
+            let predicted = self.model.embed_tracks(&windows)?;
             let mut in_batch: HashMap<TrackId, String> = HashMap::new();
             for (h, vector) in heard.into_iter().zip(predicted.outer_iter()) {
                 let HeardJob { job, content: Content { hash: content, id }, heard } = h;
@@ -577,7 +576,9 @@ mod tests {
         let mut outcomes = Vec::new();
         let stop = AtomicBool::new(false);
         let summary =
-            ingest(store, &model(scale), inputs.into_iter(), &config, &stop, &mut |o| outcomes.push(o.clone()))?;
+            ingest(store, &model(scale), inputs.into_iter(), &Listening::default(), &config, &stop, &mut |o| {
+                outcomes.push(o.clone())
+            })?;
         Ok((summary, outcomes))
     }
 

@@ -18,7 +18,7 @@
 //! # fn main() -> debut::Result<()> {
 //! let model = Model::load(Path::new("models/game-music"))?;
 //! let front_end = &model.config.front_end;
-//! let heard = audio::hear(Path::new("new.mp3"), front_end, front_end.frames, 1)?;
+//! let heard = audio::hear(Path::new("new.mp3"), front_end, front_end.frames, &audio::Listening::default())?;
 //! let vectors = model.embed(heard.mels[0].view().insert_axis(Axis(0)))?;
 //! let service = Recommender::open(Path::new("catalogue"), &IndexConfig::default())?;
 //! for near in service.recommend(&Query::Sound(vectors.row(0).to_vec()), 10)? {

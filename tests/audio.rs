@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use debut::Error;
-use debut::audio::{Excerpt, FrontEnd, LogMel, Tags, excerpt, hear};
+use debut::audio::{Excerpt, FrontEnd, Listening, LogMel, Tags, excerpt, hear};
 use ndarray::Array2;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -15,6 +15,10 @@ fn data(name: &str) -> PathBuf {
 
 fn bands() -> FrontEnd {
     FrontEnd::default()
+}
+
+fn windows(segments: usize) -> Listening {
+    Listening { segments, ..Listening::default() }
 }
 
 // Against librosa.
@@ -54,7 +58,7 @@ fn sounds_like_the_steps(path: &Path, amplitude: f32, tolerance: f32) -> Result<
     // 30 frames of 46 ms are 1.44 s: nearly all of the file, and not tiled.
     let frames = 30;
     let front_end = bands();
-    let heard = hear(path, &front_end, frames, 1).map_err(|e| e.to_string())?;
+    let heard = hear(path, &front_end, frames, &windows(1)).map_err(|e| e.to_string())?;
     if heard.tiled {
         return Err(format!("tiled, {:?} s", heard.seconds));
     }
@@ -127,7 +131,7 @@ fn layouts_and_rates_are_reported() {
         ("steps-5.1.opus", "ogg", "opus", 48_000, 6),
         ("steps-5.1.flac", "flac", "flac", 8_000, 6),
     ] {
-        let heard = hear(&data("data").join(name), &bands(), 20, 1).unwrap();
+        let heard = hear(&data("data").join(name), &bands(), 20, &windows(1)).unwrap();
         assert_eq!(
             (heard.format, heard.codec, heard.source_rate, heard.channels),
             (format, codec, rate, channels),
@@ -206,7 +210,7 @@ fn channels_are_averaged() {
 fn windows_are_spread_over_the_track_and_short_tracks_are_tiled() {
     let front_end = bands();
     let sweep = data("data/sweep.mp3");
-    let heard = hear(&sweep, &front_end, 10, 4).unwrap();
+    let heard = hear(&sweep, &front_end, 10, &windows(4)).unwrap();
     let length = front_end.samples(10) as f64 / 22050.0;
     let seconds = heard.seconds.unwrap();
     assert!((seconds - 5.0).abs() < 0.1);
@@ -231,7 +235,7 @@ fn windows_are_spread_over_the_track_and_short_tracks_are_tiled() {
 #[test]
 fn tags_are_read_in_every_dialect() {
     for name in ["steps-cbr.mp3", "steps.m4a", "steps.ogg", "steps.opus", "steps.flac"] {
-        let tags = hear(&data("data").join(name), &bands(), 20, 1).unwrap().tags;
+        let tags = hear(&data("data").join(name), &bands(), 20, &windows(1)).unwrap().tags;
         let found = [&tags.title, &tags.artist, &tags.album, &tags.genre].map(|tag| tag.as_deref().unwrap_or_default());
         assert_eq!(found, ["Drei_Töne", "Signal", "Generated", "Test"], "{name}");
         assert_eq!(tags.year, Some(2026), "{name}");
@@ -243,7 +247,7 @@ fn tags_are_read_in_every_dialect() {
         };
         assert_eq!((tags.isrc.as_deref(), tags.musicbrainz_recording.as_deref()), (isrc, recording), "{name}");
     }
-    assert_eq!(hear(&data("data/steps.aiff"), &bands(), 20, 1).unwrap().tags, Tags::default());
+    assert_eq!(hear(&data("data/steps.aiff"), &bands(), 20, &windows(1)).unwrap().tags, Tags::default());
 }
 
 // Against itself: seeking gives what decoding everything gives.
@@ -277,7 +281,7 @@ fn seeking_gives_what_decoding_everything_gives() {
         (data("data/sweep.opus"), 40.0),
     ] {
         let name = path.file_name().unwrap().to_str().unwrap();
-        let length = hear(&path, &bands(), 10, 1).unwrap().seconds.unwrap();
+        let length = hear(&path, &bands(), 10, &windows(1)).unwrap().seconds.unwrap();
         // Longer than the track: read from its beginning without a seek.
         let whole = excerpt(&path, 22_050, ((length + 0.5) * 22_050.0) as usize, 0.5).unwrap();
         assert!(whole.tiled && whole.start_seconds == 0.0);
@@ -295,7 +299,7 @@ fn seeking_gives_what_decoding_everything_gives() {
 fn the_true_length_is_found_where_no_header_tells_it() {
     // 5 s of sound; symphonia's estimate from the first bitrates is far off.
     for name in ["sweep-vbr-no-xing.mp3", "sweep.mp3"] {
-        let seconds = hear(&data("data").join(name), &bands(), 10, 1).unwrap().seconds.unwrap();
+        let seconds = hear(&data("data").join(name), &bands(), 10, &windows(1)).unwrap().seconds.unwrap();
         assert!((4.99..5.2).contains(&seconds), "{name}: {seconds} s");
     }
     // Three files joined: the first one's header speaks for 5 s only, yet all of it is music.
@@ -310,7 +314,7 @@ fn the_true_length_is_found_where_no_header_tells_it() {
 
 /// What every damaged file must do: be heard or be refused, with the path, in finite numbers.
 fn heard_or_refused(path: &Path) -> Result<(), Error> {
-    match hear(path, &bands(), 40, 2) {
+    match hear(path, &bands(), 40, &windows(2)) {
         Ok(heard) => {
             assert!(heard.mels.iter().all(|mel| mel.dim() == (40, 128) && mel.iter().all(|x| x.is_finite())));
             Ok(())
@@ -475,7 +479,7 @@ fn claims_that_are_too_large_to_be_true_cost_nothing() {
     flac[22..26].fill(0xff);
     let path = dir.path().join("x.flac");
     fs::write(&path, flac).unwrap();
-    let heard = hear(&path, &bands(), 20, 1).unwrap();
+    let heard = hear(&path, &bands(), 20, &windows(1)).unwrap();
     assert!((heard.seconds.unwrap() - 2.5).abs() < 0.01, "{:?}", heard.seconds);
 }
 
@@ -486,7 +490,7 @@ fn a_download_that_broke_off_is_heard_as_far_as_it_goes() {
         let bytes = fs::read(data("data").join(name)).unwrap();
         let path = dir.path().join(name);
         fs::write(&path, &bytes[..bytes.len() * 7 / 10]).unwrap();
-        let heard = hear(&path, &bands(), 20, 1).unwrap_or_else(|e| panic!("{e}"));
+        let heard = hear(&path, &bands(), 20, &windows(1)).unwrap_or_else(|e| panic!("{e}"));
         assert!(!heard.tiled, "{name}: {:?}", heard.seconds);
     }
 }

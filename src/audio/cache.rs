@@ -20,7 +20,7 @@ use half::slice::HalfFloatSliceExt;
 use ndarray::{Array2, Array3};
 use serde::{Deserialize, Serialize};
 
-use super::{FrontEnd, Tags, hear};
+use super::{FrontEnd, Listening, Tags, hear};
 use crate::artefact::{atomic_write, content_hash};
 use crate::error::{Error, Result};
 
@@ -100,7 +100,8 @@ impl SpectrogramCache {
             Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
             Err(damage) => tracing::warn!("{damage}; hearing {} again", path.display()),
         }
-        let heard = hear(path, &self.front_end, self.frames, self.windows)?;
+        let listening = Listening { segments: self.windows, ..Listening::default() };
+        let heard = hear(path, &self.front_end, self.frames, &listening)?;
         let about = About {
             seconds: heard.seconds,
             start_seconds: heard.start_seconds,
@@ -265,7 +266,8 @@ mod tests {
         let cache = SpectrogramCache::open(dir.path(), &front_end, 40, 3).unwrap();
         let key = cache.get_or_hear(&path).unwrap();
         let all = cache.load(&key).unwrap();
-        let heard = hear(&path, &front_end, 40, 3).unwrap();
+        let listening = Listening { segments: 3, ..Listening::default() };
+        let heard = hear(&path, &front_end, 40, &listening).unwrap();
         for (window, mel) in heard.mels.iter().enumerate() {
             assert_eq!(cache.load_window(&key, window).unwrap(), all.index_axis(ndarray::Axis(0), window));
             for (a, b) in all.index_axis(ndarray::Axis(0), window).iter().zip(mel) {

@@ -7,7 +7,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use symphonia::core::audio::conv::IntoSample;
 use symphonia::core::audio::sample::Sample;
@@ -24,11 +24,11 @@ use symphonia::core::meta::MetadataOptions;
 use symphonia::core::packet::Packet;
 use symphonia::core::units::{Duration as Ticks, TimeBase, Timestamp};
 
-use super::no_panic;
 use super::opus::{OPUS_RATE, OpusDecoder, OpusHead};
 use super::resample::Resampler;
-use super::source::{Source, TIME_LIMIT, mpeg_without_length, too_slow};
+use super::source::{Deadline, Source, mpeg_without_length};
 use super::tags::Tags;
+use super::{Listening, Spent, no_panic};
 use crate::error::{Error, Result};
 
 /// Shorter tracks are refused: there is nothing to know a song by.
@@ -91,7 +91,8 @@ pub struct Excerpt {
 /// `Io`, `Unsupported`, or `Decode` with the reason: not audio, shorter than a second, silent, damaged beyond half.
 pub fn excerpt(path: &Path, sample_rate: u32, samples: usize, centre: f64) -> Result<Excerpt> {
     let mut excerpt = None;
-    let listened = listen(path, sample_rate, samples, &[centre], |window| excerpt = Some(window))?;
+    let limit = Duration::from_secs_f64(Listening::default().time_limit_s);
+    let listened = listen(path, sample_rate, samples, &[centre], limit, |window| excerpt = Some(window))?;
     let window = excerpt.expect("one centre gives one window");
     Ok(Excerpt {
         samples: window.samples,
@@ -124,6 +125,8 @@ pub(super) struct Listened {
     pub codec: &'static str,
     pub source_rate: u32,
     pub channels: usize,
+    /// Without the time of the spectrograms.
+    pub spent: Spent,
 }
 
 /// Hands the windows around `centres` to `each`, one after the other.
@@ -132,6 +135,7 @@ pub(super) fn listen(
     sample_rate: u32,
     samples: usize,
     centres: &[f64],
+    limit: Duration,
     mut each: impl FnMut(Window),
 ) -> Result<Listened> {
     if samples == 0 || sample_rate == 0 || centres.iter().any(|c| !(0.0..=1.0).contains(c)) {
@@ -142,7 +146,7 @@ pub(super) fn listen(
         ));
     }
     no_panic(path, || {
-        let mut listener = Listener::open(path, sample_rate)?;
+        let mut listener = Listener::open(path, sample_rate, limit)?;
         let mut loudest = 0.0f32;
         let mut silent_at = 0.0;
         let mut tiled = false;
@@ -172,6 +176,7 @@ pub(super) fn listen(
             codec: reader.codec_name,
             source_rate: reader.source_rate,
             channels: reader.channels,
+            spent: listener.spent,
         })
     })
 }
@@ -185,15 +190,18 @@ struct Listener {
     walked: bool,
     to: u32,
     resampler: Resampler,
+    spent: Spent,
 }
 
 impl Listener {
-    fn open(path: &Path, to: u32) -> Result<Listener> {
-        let mut reader = Reader::open(path, to, Instant::now() + TIME_LIMIT)?;
+    fn open(path: &Path, to: u32, limit: Duration) -> Result<Listener> {
+        let started = Instant::now();
+        let mut reader = Reader::open(path, to, Deadline::after(limit))?;
         let tags = Tags::of(reader.format.as_mut());
         let seconds = reader.claimed_seconds;
         let resampler = Resampler::new(reader.rate, to);
-        Ok(Listener { reader, tags, seconds, walked: false, to, resampler })
+        let spent = Spent { open: started.elapsed(), ..Spent::default() };
+        Ok(Listener { reader, tags, seconds, walked: false, to, resampler, spent })
     }
 
     /// The excerpt of `samples` samples around `centre`, and whether it was tiled.
@@ -279,7 +287,10 @@ impl Listener {
             let skip = (start - block * p as i64) as usize;
             let from = block * q as i64;
             let wanted = ((skip + n) * q).div_ceil(p) + reach + 1;
-            let decoded = match self.reader.read(from, wanted)? {
+            let started = Instant::now();
+            let decoded = self.reader.read(from, wanted)?;
+            self.spent.decode += started.elapsed();
+            let decoded = match decoded {
                 Decoded::Samples { samples, lost } => (samples, lost),
                 Decoded::RateIs(rate) => {
                     self.resampler = Resampler::new(rate, self.to);
@@ -287,7 +298,9 @@ impl Listener {
                 }
             };
             let (input, lost) = decoded;
+            let started = Instant::now();
             let mut samples = self.resampler.process(&input);
+            self.spent.resample += started.elapsed();
             let end = (skip + n).min((input.len() * p) / q);
             samples.truncate(end);
             samples.drain(..skip.min(samples.len()));
@@ -335,7 +348,7 @@ enum Decoded {
 /// is the first that is meant to be heard (encoder delay excluded).
 struct Reader {
     path: PathBuf,
-    deadline: Instant,
+    deadline: Deadline,
     format: Box<dyn FormatReader>,
     decoder: Box<dyn AudioDecoder>,
     track: u32,
@@ -364,7 +377,7 @@ struct Reader {
 
 impl Reader {
     /// For excerpts at `to` Hz.
-    fn open(path: &Path, to: u32, deadline: Instant) -> Result<Reader> {
+    fn open(path: &Path, to: u32, deadline: Deadline) -> Result<Reader> {
         let source = Source::open(path, deadline)?;
         let estimated = mpeg_without_length(path)?;
         let options = MediaSourceStreamOptions { buffer_len: 64 << 10 };
@@ -486,11 +499,8 @@ impl Reader {
     }
 
     fn check_time(&self) -> Result<()> {
-        if Instant::now() < self.deadline {
-            return Ok(());
-        }
         // The machine may have been busy, or asleep: an error of the reading, not of the file.
-        Err(Error::io(&self.path)(io::Error::new(io::ErrorKind::TimedOut, too_slow())))
+        self.deadline.check().map_err(Error::io(&self.path))
     }
 
     /// Length in seconds, to the end of the last packet.

@@ -6,8 +6,10 @@
 //! ```
 
 use std::any::Any;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::cell::Cell;
+use std::panic::{self, AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use ndarray::Array2;
 use serde::{Deserialize, Serialize};
@@ -25,7 +27,6 @@ pub mod tags;
 pub use cache::{CachedKey, SpectrogramCache};
 pub use decode::{Excerpt, excerpt};
 pub use mel::LogMel;
-pub use source::TIME_LIMIT;
 pub use tags::Tags;
 
 /// Raised when decoding changes so that a file which failed may now succeed: recorded failures are then retried.
@@ -133,6 +134,72 @@ fn the_default_front_end_is_the_one_that_the_models_use() {
     }
 }
 
+/// How a track is listened to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Listening {
+    /// Windows spread over the track, centred at `(i + 0.5) / segments` of it; what the network says of them is
+    /// averaged. One is its middle; more are for pieces that change, and cost as many times the time.
+    pub segments: usize,
+    /// The longest time, in seconds, that one track may take from its opening to its last spectrogram: 30 (a song takes
+    /// 0.03). It may be a damaged file, or a slow disk: such a failure is tried again by the next run.
+    pub time_limit_s: f64,
+}
+
+impl Default for Listening {
+    fn default() -> Listening {
+        Listening { segments: 1, time_limit_s: 30.0 }
+    }
+}
+
+impl Listening {
+    /// # Errors
+    /// `Invalid`, naming the setting that is out of its range.
+    pub fn check(&self) -> Result<()> {
+        // The windows of a track are in memory together, 0.3 MB each.
+        if !(1..=100).contains(&self.segments) {
+            return Err(Error::invalid("listen.segments", "1 to 100", self.segments));
+        }
+        if !(0.001..=86_400.0).contains(&self.time_limit_s) {
+            return Err(Error::invalid("listen.time_limit_s", "0.001 to 86400 seconds", self.time_limit_s));
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn listening_settings_have_ranges() {
+    Listening::default().check().unwrap();
+    for wrong in [
+        Listening { segments: 0, ..Listening::default() },
+        Listening { segments: 101, ..Listening::default() },
+        Listening { time_limit_s: 0.0, ..Listening::default() },
+        Listening { time_limit_s: f64::NAN, ..Listening::default() },
+    ] {
+        assert!(matches!(wrong.check(), Err(Error::Invalid { .. })), "{wrong:?}");
+    }
+}
+
+/// Where the time of one track went; on the clock of the wall, in the thread that heard it.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Spent {
+    /// Opening, probing, reading tags.
+    pub open: Duration,
+    /// Seeking, reading, decoding and mixing to mono.
+    pub decode: Duration,
+    pub resample: Duration,
+    pub mel: Duration,
+}
+
+impl std::ops::AddAssign for Spent {
+    fn add_assign(&mut self, other: Spent) {
+        self.open += other.open;
+        self.decode += other.decode;
+        self.resample += other.resample;
+        self.mel += other.mel;
+    }
+}
+
 /// One track, heard.
 #[derive(Clone, Debug)]
 pub struct Heard {
@@ -153,30 +220,33 @@ pub struct Heard {
     pub source_rate: u32,
     /// Channels of the file; what is heard is their mean.
     pub channels: usize,
+    pub spent: Spent,
 }
 
-/// Listens to `windows` windows of `frames` frames each, centred at `(i + 0.5) / windows` of the track: one window is
-/// the middle of it. Costs the same for a song and for a three-hour mix.
+/// Listens to windows of `frames` frames each, as many as `listening` says. Costs the same for a song and for a
+/// three-hour mix.
 ///
 /// # Errors
 /// `Io`, `Unsupported`, or `Decode` with the reason: not audio, shorter than a second, silent, damaged beyond half.
-pub fn hear(path: &Path, front_end: &FrontEnd, frames: usize, windows: usize) -> Result<Heard> {
+pub fn hear(path: &Path, front_end: &FrontEnd, frames: usize, listening: &Listening) -> Result<Heard> {
     front_end.check()?;
-    if frames == 0 || windows == 0 {
-        return Err(Error::invalid(
-            "windows to hear",
-            "at least one window of one frame",
-            format!("{windows}×{frames}"),
-        ));
+    listening.check()?;
+    if frames == 0 {
+        return Err(Error::invalid("frames to hear", "at least one", frames));
     }
+    let windows = listening.segments;
     let samples = front_end.samples(frames);
     let centres: Vec<f64> = (0..windows).map(|i| (i as f64 + 0.5) / windows as f64).collect();
     let mut log_mel = LogMel::new(front_end);
     let mut mels = Vec::with_capacity(windows);
     let mut start_seconds = Vec::with_capacity(windows);
-    let listened = decode::listen(path, front_end.sample_rate, samples, &centres, |window| {
+    let mut mel_time = Duration::ZERO;
+    let limit = Duration::from_secs_f64(listening.time_limit_s);
+    let listened = decode::listen(path, front_end.sample_rate, samples, &centres, limit, |window| {
+        let started = Instant::now();
         mels.push(log_mel.compute(&window.samples));
         start_seconds.push(window.start_seconds);
+        mel_time += started.elapsed();
     })?;
     Ok(Heard {
         mels,
@@ -188,12 +258,32 @@ pub fn hear(path: &Path, front_end: &FrontEnd, frames: usize, windows: usize) ->
         codec: listened.codec,
         source_rate: listened.source_rate,
         channels: listened.channels,
+        spent: Spent { mel: mel_time, ..listened.spent },
     })
+}
+
+thread_local! {
+    /// Whether this thread is inside [`no_panic`].
+    static CAUGHT: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Keeps a panic that is caught here, and told as a file's failure, from printing as well. For programs: it changes what
+/// the whole process does on a panic.
+pub fn silence_caught_panics() {
+    let before = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        if !CAUGHT.get() {
+            before(info);
+        }
+    }));
 }
 
 /// Runs `f`, and turns a panic in it (a decoder's bug, met by a damaged file) into an error about `path`.
 fn no_panic<T>(path: &Path, f: impl FnOnce() -> Result<T>) -> Result<T> {
-    catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|payload: Box<dyn Any + Send>| {
+    let outside = CAUGHT.replace(true);
+    let result = catch_unwind(AssertUnwindSafe(f));
+    CAUGHT.set(outside);
+    result.unwrap_or_else(|payload: Box<dyn Any + Send>| {
         let said = payload.downcast_ref::<&str>().map(|s| (*s).to_string());
         let said = said.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_default();
         Err(Error::decode(path, format!("the decoder panicked: {said}")))

@@ -10,8 +10,28 @@ use symphonia::core::io::MediaSource;
 
 use crate::error::{Error, Result};
 
-/// Longest time that one track may take, opened to resampled. A song takes 30 ms.
-pub const TIME_LIMIT: Duration = Duration::from_secs(30);
+/// The moment from which on nothing more is read of a track.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Deadline {
+    at: Instant,
+    limit: Duration,
+}
+
+impl Deadline {
+    pub fn after(limit: Duration) -> Deadline {
+        Deadline { at: Instant::now() + limit, limit }
+    }
+
+    /// # Errors
+    /// `TimedOut`, naming the limit, once it has passed.
+    pub fn check(&self) -> io::Result<()> {
+        if Instant::now() < self.at {
+            return Ok(());
+        }
+        let reason = format!("takes longer than {} s (listen.time_limit_s)", self.limit.as_secs_f64());
+        Err(io::Error::new(io::ErrorKind::TimedOut, reason))
+    }
+}
 
 /// A file whose reads fail once the time is up, so that no loop in a demuxer outlives it. It also bends two headers
 /// to what symphonia reads.
@@ -19,7 +39,7 @@ pub(super) struct Source {
     file: File,
     position: u64,
     length: u64,
-    deadline: Instant,
+    deadline: Deadline,
     /// Bytes to be read in place of those at an offset.
     bent: Option<(u64, Vec<u8>)>,
 }
@@ -27,7 +47,7 @@ pub(super) struct Source {
 impl Source {
     /// # Errors
     /// `Decode` for what is not a regular file: opening a pipe would block, reading a device never ends.
-    pub fn open(path: &Path, deadline: Instant) -> Result<Source> {
+    pub fn open(path: &Path, deadline: Deadline) -> Result<Source> {
         let found = std::fs::metadata(path).map_err(Error::io(path))?;
         if !found.is_file() {
             let kind = if found.is_dir() { "a directory" } else { "a pipe, socket or device" };
@@ -94,9 +114,7 @@ fn whole_mdat(file: &mut File, length: u64) -> io::Result<Option<(u64, Vec<u8>)>
 
 impl Read for Source {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if Instant::now() >= self.deadline {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, too_slow()));
-        }
+        self.deadline.check()?;
         let n = self.file.read(buffer)?;
         if let Some((at, bytes)) = &self.bent {
             // The part of what was read that lies where the bent bytes do.
@@ -113,9 +131,7 @@ impl Read for Source {
 
 impl Seek for Source {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        if Instant::now() >= self.deadline {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, too_slow()));
-        }
+        self.deadline.check()?;
         self.position = self.file.seek(to)?;
         Ok(self.position)
     }
@@ -129,10 +145,6 @@ impl MediaSource for Source {
     fn byte_len(&self) -> Option<u64> {
         Some(self.length)
     }
-}
-
-pub(super) fn too_slow() -> String {
-    format!("takes longer than {} s", TIME_LIMIT.as_secs())
 }
 
 /// Whether this is an MPEG audio stream without a Xing, Info or VBRI header, whose length symphonia can only estimate

@@ -7,6 +7,7 @@ use super::factorize::read_interactions;
 use super::handover::{adopt_space, hand_over_all};
 use super::recommend::named;
 use super::{Context, count, exit_code, model_folder, print_line, progress};
+use crate::config::Config;
 use crate::encoder::Model;
 use crate::error::{Error, Result};
 use crate::factors::Factors;
@@ -135,14 +136,14 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
 
 fn take_in(store: &mut Store, model: &Model, inputs: Vec<Input>, context: &Context) -> Result<Summary> {
     let bar = progress(inputs.len() as u64, "   listening");
-    let summary =
-        ingest(store, model, inputs.into_iter().map(Ok), &context.config.ingest, &context.stop, &mut |outcome| {
-            bar.inc(1);
-            if outcome.status == Status::Failed {
-                let reason = outcome.reason.as_deref().unwrap_or("no reason given");
-                bar.suspend(|| eprintln!("   failed: {}: {reason}", outcome.path.display()));
-            }
-        })?;
+    let Config { listen, ingest: config, .. } = &context.config;
+    let summary = ingest(store, model, inputs.into_iter().map(Ok), listen, config, &context.stop, &mut |outcome| {
+        bar.inc(1);
+        if outcome.status == Status::Failed {
+            let reason = outcome.reason.as_deref().unwrap_or("no reason given");
+            bar.suspend(|| eprintln!("   failed: {}: {reason}", outcome.path.display()));
+        }
+    })?;
     bar.finish_and_clear();
     Ok(summary)
 }

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 
 use super::{Context, count, exit_code, model_folder, print_json, print_line, progress};
+use crate::audio::Listening;
 use crate::cli::handover::adopt_space;
 use crate::encoder::Model;
 use crate::error::Result;
@@ -38,6 +39,10 @@ pub struct Args {
     /// The model that listens; the shipped one where none is given.
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
+
+    /// Windows of 28 s to hear of each track, spread over it; more are for pieces that change [default: listen.segments, 1].
+    #[arg(long, value_name = "N")]
+    segments: Option<usize>,
 }
 
 pub fn run(args: Args, context: Context) -> Result<ExitCode> {
@@ -63,7 +68,9 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
         .inspect(move |_| found.inc_length(1));
     let all = inputs.into_iter().map(Ok).chain(from_folders);
     let mut printed = Ok(());
-    let result = ingest(&mut store, &model, all, &context.config.ingest, &context.stop, &mut |outcome| {
+    let config = &context.config;
+    let listening = Listening { segments: args.segments.unwrap_or(config.listen.segments), ..config.listen };
+    let result = ingest(&mut store, &model, all, &listening, &config.ingest, &context.stop, &mut |outcome| {
         bar.inc(1);
         let line = if context.json {
             bar.suspend(|| print_json(outcome))

@@ -3,13 +3,12 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use ndarray::Axis;
 use serde::Deserialize;
 use serde_json::json;
 
 use super::{Context, exit_code, model_folder, print_json, print_line};
 use crate::artefact::content_hash;
-use crate::audio::hear;
+use crate::audio::{Listening, hear};
 use crate::encoder::Model;
 use crate::error::{Error, Result};
 use crate::ids::{TrackId, UserId};
@@ -88,7 +87,7 @@ struct Answer {
 
 pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     let recommender = Recommender::open(&context.catalogue, &context.config.index)?;
-    let mut ear = Ear { given: args.model.clone(), model: None };
+    let mut ear = Ear { given: args.model.clone(), model: None, listening: context.config.listen.clone() };
     if let Some(path) = &args.query.queries {
         return answer_lines(path, recommender, &mut ear, &args, &context);
     }
@@ -164,6 +163,7 @@ pub(super) fn named(track: &Recommendation) -> String {
 struct Ear {
     given: Option<PathBuf>,
     model: Option<Model>,
+    listening: Listening,
 }
 
 impl Ear {
@@ -179,8 +179,8 @@ impl Ear {
         let model = self.model.as_ref().expect("a model");
         recommender.space().id.require("the catalogue's space and the model's", &model.config.space)?;
         let front_end = &model.config.front_end;
-        let heard = hear(path, front_end, front_end.frames, 1)?;
-        let vector = model.embed(heard.mels[0].view().insert_axis(Axis(0)))?;
+        let heard = hear(path, front_end, front_end.frames, &self.listening)?;
+        let vector = model.embed_tracks(&[&heard.mels])?;
         Ok(Query::Sound(vector.row(0).to_vec()))
     }
 }

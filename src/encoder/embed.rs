@@ -1,7 +1,7 @@
 //! Songs to vectors, in batches.
 
 use burn::tensor::{Device, Tensor, TensorData};
-use ndarray::{Array2, ArrayView3, ArrayViewMut1, Axis, concatenate};
+use ndarray::{Array2, Array3, ArrayView3, ArrayViewMut1, Axis, concatenate, s};
 
 use super::Model;
 use crate::error::{Error, Result};
@@ -22,6 +22,35 @@ impl Model {
         for (i, row) in vectors.outer_iter_mut().enumerate() {
             if !normalise(row) {
                 return Err(Error::invalid(format!("the prediction for song {i}"), "a direction", "no finite length"));
+            }
+        }
+        Ok(vectors)
+    }
+
+    /// The vectors of tracks from the spectrograms of their windows, `[frames, mel_bands]` each: the mean of what the
+    /// network says of a track's windows, scaled to unit length. `[tracks, dimensions]`.
+    ///
+    /// # Errors
+    /// As [`embed`](Model::embed); `Invalid` for a track without a window.
+    pub fn embed_tracks(&self, tracks: &[&[Array2<f32>]]) -> Result<Array2<f32>> {
+        let encoder = &self.config.encoder;
+        let windows = || tracks.iter().copied().flatten();
+        let mut mels = Array3::zeros((windows().count(), encoder.frames, encoder.mel_bands));
+        for (mut to, mel) in mels.outer_iter_mut().zip(windows()) {
+            if mel.dim() != to.dim() {
+                return Err(Error::mismatch("spectrogram and model", format!("{:?}", to.dim()), format!("{:?}", mel.dim())));
+            }
+            to.assign(mel);
+        }
+        let said = self.predict(mels.view())?;
+        let mut vectors = Array2::zeros((tracks.len(), encoder.dimensions));
+        let mut first = 0;
+        for (i, (mut vector, track)) in vectors.outer_iter_mut().zip(tracks).enumerate() {
+            // Their sum points where their mean does.
+            vector.assign(&said.slice(s![first..first + track.len(), ..]).sum_axis(Axis(0)));
+            first += track.len();
+            if !normalise(vector) {
+                return Err(Error::invalid(format!("the prediction for track {i}"), "a direction", "no finite length"));
             }
         }
         Ok(vectors)
@@ -91,8 +120,9 @@ pub fn normalise(mut vector: ArrayViewMut1<f32>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::encoder::tests::tiny;
     use crate::encoder::{EncoderConfig, model};
-    use ndarray::{Array3, array, s};
+    use ndarray::array;
 
     #[test]
     fn normalising_keeps_directions_and_refuses_what_has_none() {
@@ -104,6 +134,23 @@ mod tests {
         for bad in [array![0.0, 0.0], array![f32::NAN, 1.0], array![f32::INFINITY, 1.0]] {
             assert!(!normalise(bad.clone().view_mut()));
         }
+    }
+
+    #[test]
+    fn a_track_s_windows_are_averaged_before_they_are_scaled() {
+        let model = model::tests::of(&tiny());
+        let songs = Array3::from_shape_fn((4, tiny().frames, tiny().mel_bands), |(n, t, m)| {
+            ((t * (n + 3) + m * 7) % 31) as f32 * 0.3
+        });
+        let windows: Vec<Array2<f32>> = songs.outer_iter().map(|mel| mel.to_owned()).collect();
+        let said = model.predict(songs.view()).unwrap();
+        let vectors = model.embed_tracks(&[&windows[..1], &windows[1..]]).unwrap();
+        let alone = model.embed(songs.slice(s![..1, .., ..])).unwrap();
+        assert_eq!(vectors.row(0), alone.row(0));
+        let mean = said.slice(s![1.., ..]).mean_axis(Axis(0)).unwrap();
+        let length = mean.dot(&mean).sqrt();
+        vectors.row(1).iter().zip(&mean).for_each(|(v, m)| assert!((v - m / length).abs() < 1e-6));
+        assert!(matches!(model.embed_tracks(&[&windows[..0]]), Err(Error::Invalid { .. })));
     }
 
     #[test]
