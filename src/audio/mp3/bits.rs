@@ -2,6 +2,7 @@
 
 /// A reader that keeps 56 to 63 bits at hand. Past the end of its data it reads zeros: whoever calls it knows where
 /// the bits that count end, and compares [`Bits::position`] with that.
+#[derive(Clone, Copy)]
 pub struct Bits<'a> {
     data: &'a [u8],
     /// The byte that the next refill begins with.
@@ -26,23 +27,23 @@ impl<'a> Bits<'a> {
     pub fn refill(&mut self) {
         let coming = match self.data.get(self.next..).and_then(|rest| rest.first_chunk()) {
             Some(eight) => u64::from_be_bytes(*eight),
-            None => self.last_bytes(),
+            None => last_bytes(self.data, self.next),
         };
         self.window |= coming >> self.count;
         self.next += ((63 - self.count) / 8) as usize;
         self.count |= 56;
     }
 
-    #[cold]
-    fn last_bytes(&self) -> u64 {
-        let rest = self.data.get(self.next..).unwrap_or_default();
-        (0..8).fold(0, |word, i| word << 8 | u64::from(rest.get(i).copied().unwrap_or(0)))
-    }
-
     /// The next `n` bits, 1 to 32.
     #[inline(always)]
     pub fn peek(&self, n: u32) -> usize {
         (self.window >> (64 - n)) as usize
+    }
+
+    /// The coming bits, left-aligned: 56 after a refill.
+    #[inline(always)]
+    pub fn window(&self) -> u64 {
+        self.window
     }
 
     /// No more than are there since the last refill.
@@ -73,6 +74,14 @@ impl<'a> Bits<'a> {
     pub fn position(&self) -> usize {
         8 * self.next - self.count as usize
     }
+}
+
+/// Eight bytes from `at` on, of which some lie beyond the end. Not a method: a reader whose address nobody takes stays
+/// in registers.
+#[cold]
+fn last_bytes(data: &[u8], at: usize) -> u64 {
+    let rest = data.get(at..).unwrap_or_default();
+    (0..8).fold(0, |word, i| word << 8 | u64::from(rest.get(i).copied().unwrap_or(0)))
 }
 
 #[test]

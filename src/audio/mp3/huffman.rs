@@ -6,8 +6,8 @@
 //!        code tables
 //! ```
 //!
-//! Ten bits at a time are looked up together with the signs that follow a word, so that nearly all pairs cost one
-//! look-up and no branch.
+//! A word of up to eleven bits is one look-up, which also says where the signs behind it stand; only longer words and
+//! numbers from 15 on, to which bits are added, cost a branch that the processor cannot foresee.
 
 use std::sync::LazyLock;
 
@@ -19,30 +19,36 @@ use super::side::Channel;
 /// Lines, with room for the last four to begin at the last line.
 pub type Lines = [f32; LINES + 8];
 
-/// Bits of the first look-up. More would resolve a few more pairs at once and drive each other out of the cache.
+/// Bits of the first look-up. With more of them fewer words need a second one, but the tables drive each other out of
+/// the cache.
 const FIRST: u32 = 10;
 /// The largest number: 15 and 13 bits more.
 const LARGEST: usize = 15 + (1 << 13) - 1;
 
-/// One entry of the first look-up: the low byte is the number of bits that a pair takes with its signs, the others are
-/// its two numbers plus 16. Where that byte is 0 the pair is looked up again: the second byte says by how many bits
-/// more, the upper half where in `rest`.
+/// A code book with the look-up by its next `index_bits` bits, at most [`FIRST`].
 struct Book {
-    first: [u32; 1 << FIRST],
-    /// As in [`super::books`].
+    index_bits: u32,
+    first: Vec<Entry>,
+    /// Words that are looked up again, as in [`super::books`].
     rest: Vec<u16>,
 }
 
+/// Four bytes, from the lowest one: the bits of a pair with its signs, the bits before the sign of `x`, those before
+/// the sign of `y`, and `x` and `y` themselves. If there is a second look-up the lowest is 0; the next one is by how
+/// many bits more, and the upper half where in `rest`.
+type Entry = u32;
+
+/// The longest word of a four, and its signs.
+const FOURS_BITS: u32 = 10;
+
 struct Codes {
     /// By table; 0, 4 and 14 have none.
-    books: [Option<Box<Book>>; 16 + 9],
-    /// Fours: the low byte is the number of bits, the high one an index of `values`.
-    fours: [[u16; 1 << FIRST]; 2],
+    books: [Option<Book>; 16 + 9],
+    /// Fours, by the next [`FOURS_BITS`] bits: the low byte is the number of bits, the high one an index of `values`.
+    fours: [[u16; 1 << FOURS_BITS]; 2],
     values: [[f32; 4]; 81],
-    /// `(i − 16)^(4/3)`, signed.
-    small: [f32; 32],
     /// `i^(4/3)`
-    power: Vec<f32>,
+    power: Box<[f32; LARGEST + 1]>,
 }
 
 static CODES: LazyLock<Codes> = LazyLock::new(Codes::new);
@@ -51,17 +57,13 @@ impl Codes {
     fn new() -> Codes {
         let mut books = [const { None }; 25];
         for (table, words) in BOOKS {
-            books[table] = Some(Box::new(Book::new(words, table >= 16)));
+            books[table] = Some(Book::new(words, table >= 16));
         }
         let fours_b: Vec<u16> = (0..16).map(|word| 0x400 | (15 - word)).collect();
         let values =
             std::array::from_fn(|i| std::array::from_fn(|k| [0.0, 1.0, -1.0][i / [27, 9, 3, 1][k] % 3]));
-        let power: Vec<f32> = (0..=LARGEST).map(|i| (i as f64).powf(4.0 / 3.0) as f32).collect();
-        let small = std::array::from_fn(|i| {
-            let number = i as f64 - 16.0;
-            (number.signum() * number.abs().powf(4.0 / 3.0)) as f32
-        });
-        Codes { books, fours: [fours_table(&FOURS), fours_table(&fours_b)], values, small, power }
+        let power = Box::new(std::array::from_fn(|i| (i as f64).powf(4.0 / 3.0) as f32));
+        Codes { books, fours: [fours_table(&FOURS), fours_table(&fours_b)], values, power }
     }
 
     /// The book of a table, and how many bits follow a 15.
@@ -72,7 +74,7 @@ impl Codes {
             _ => 24,
         };
         let extra = if table < 16 { 0 } else { LINBITS[usize::from(table & 15)] };
-        (self.books[usize::from(index)].as_deref(), extra)
+        (self.books[usize::from(index)].as_ref(), extra)
     }
 }
 
@@ -87,58 +89,52 @@ fn words(lengths: impl Iterator<Item = u32>) -> impl Iterator<Item = (u32, u32)>
 }
 
 impl Book {
-    /// `extended`: more bits may follow a 15.
+    /// `extended`: bits may follow a 15.
     fn new(book: &[u16], extended: bool) -> Book {
-        let mut first = [0; 1 << FIRST];
-        let mut rest = Vec::new();
         let coded: Vec<(u32, u32, u16)> = words(book.iter().map(|&w| u32::from(w >> 8)))
             .zip(book)
             .map(|((length, word), &entry)| (length, word, entry))
             .collect();
-        for (index, slot) in first.iter_mut().enumerate() {
-            let index = index as u32;
-            let inside = |&&(length, word, _): &&(u32, u32, u16)| {
-                let common = length.min(FIRST);
-                word >> (length - common) == index >> (FIRST - common)
+        let index_bits = coded.iter().map(|w| w.0).max().unwrap_or(0).min(FIRST);
+        let mut first = Vec::with_capacity(1 << index_bits);
+        let mut rest = Vec::new();
+        for index in 0..1u32 << index_bits {
+            // The words that begin with these bits, or the one that these bits begin with.
+            let meant = |&&(length, word, _): &&(u32, u32, u16)| {
+                let common = length.min(index_bits);
+                word >> (length - common) == index >> (index_bits - common)
             };
-            let longest = coded.iter().filter(inside).map(|w| w.0).max().unwrap_or(0);
-            let (length, _, entry) = *coded.iter().find(inside).expect("a book is complete");
-            let (x, y) = (i32::from(entry >> 4 & 15), i32::from(entry & 15));
-            let signs = u32::from(x > 0) + u32::from(y > 0);
-            if length + signs <= FIRST && !(extended && x.max(y) == 15) {
-                let mut at = FIRST - length;
-                let mut signed = |number: i32| {
-                    if number == 0 {
-                        return 16;
-                    }
-                    at -= 1;
-                    (16 + if index >> at & 1 == 1 { -number } else { number }) as u32
-                };
-                *slot = signed(x) << 8 | signed(y) << 16 | (length + signs);
+            let longest = coded.iter().filter(meant).map(|w| w.0).max().unwrap_or(0);
+            let (length, _, entry) = *coded.iter().find(meant).expect("a book is complete");
+            let pair = u32::from(entry & 255);
+            let (x, y) = (pair >> 4, pair & 15);
+            if longest <= index_bits && !(extended && x.max(y) == 15) {
+                let y_sign = length + u32::from(x > 0);
+                let all = y_sign + u32::from(y > 0);
+                first.push(pair << 24 | y_sign << 16 | length << 8 | all);
                 continue;
             }
             // All words that begin with these bits, by the bits that follow.
-            let more = longest.saturating_sub(FIRST);
-            *slot = (rest.len() as u32) << 16 | more << 8;
+            let more = longest.saturating_sub(index_bits);
+            first.push((rest.len() as u32) << 16 | more << 8);
             for tail in 0..1u32 << more {
                 let bits = index << more | tail;
                 let starts = |&&(length, word, _): &&(u32, u32, u16)| {
-                    length <= FIRST + more && bits >> (FIRST + more - length) == word
+                    length <= index_bits + more && bits >> (index_bits + more - length) == word
                 };
-                let found = coded.iter().find(starts);
-                rest.push(found.expect("a book is complete").2);
+                rest.push(coded.iter().find(starts).expect("a book is complete").2);
             }
         }
-        Book { first, rest }
+        Book { index_bits, first, rest }
     }
 }
 
-/// By the next ten bits: how many of them code four lines with their signs, and which of the 81 fours it is.
-fn fours_table(book: &[u16]) -> [u16; 1 << FIRST] {
-    let mut table = [0; 1 << FIRST];
+/// By the next bits: how many of them code four lines with their signs, and which of the 81 fours it is.
+fn fours_table(book: &[u16]) -> [u16; 1 << FOURS_BITS] {
+    let mut table = [0; 1 << FOURS_BITS];
     for ((length, word), &entry) in words(book.iter().map(|&w| u32::from(w >> 8))).zip(book) {
-        for tail in 0..1 << (FIRST - length) {
-            let mut at = FIRST - length;
+        for tail in 0..1 << (FOURS_BITS - length) {
+            let mut at = FOURS_BITS - length;
             let mut index = 0;
             for k in (0..4).rev() {
                 index *= 3;
@@ -147,7 +143,7 @@ fn fours_table(book: &[u16]) -> [u16; 1 << FIRST] {
                     index += 1 + (tail >> at & 1);
                 }
             }
-            table[(word << (FIRST - length) | tail) as usize] = (index << 8 | (FIRST - at)) as u16;
+            table[(word << (FOURS_BITS - length) | tail) as usize] = (index << 8 | (FOURS_BITS - at)) as u16;
         }
     }
     table
@@ -181,7 +177,7 @@ pub fn read(bits: &mut Bits<'_>, channel: &Channel, end: usize, limit: usize, li
         let table = &codes.fours[channel.fours];
         while at < fours_end && bits.position() < end {
             bits.refill();
-            let entry = table[bits.peek(FIRST)];
+            let entry = table[bits.peek(FOURS_BITS)];
             bits.skip(u32::from(entry & 255));
             if bits.position() > end {
                 break;
@@ -199,31 +195,45 @@ pub fn read(bits: &mut Bits<'_>, channel: &Channel, end: usize, limit: usize, li
 /// Fills `out` (an even number of lines) with pairs, as long as there are bits; returns how many lines it filled.
 #[inline(always)]
 fn read_pairs(bits: &mut Bits<'_>, codes: &Codes, book: &Book, extra: u32, end: usize, out: &mut [f32]) -> usize {
+    /// Pairs that one refill is enough for, if none is looked up twice.
+    const GROUP: usize = 56 / (FIRST as usize + 2);
+    let pairs = out.as_chunks_mut::<2>().0;
+    // A copy whose address nobody takes stays in registers.
+    let mut here = *bits;
     let mut at = 0;
-    for pair in out.as_chunks_mut::<2>().0 {
-        if bits.position() >= end {
-            break;
+    while at < pairs.len() && here.position() < end {
+        here.refill();
+        // Near the end of the bits each pair is looked at by itself.
+        let group = if here.position() + 56 <= end { GROUP } else { 1 };
+        for pair in pairs[at..].iter_mut().take(group) {
+            let entry = book.first[here.peek(book.index_bits)];
+            at += 1;
+            if entry & 255 == 0 {
+                here.refill();
+                (*pair, here) = read_long(here, codes, book, entry, extra);
+                break;
+            }
+            // A zero has no sign, and it does not matter which one it gets.
+            let value = |number: u32, sign_at: u32| {
+                let sign = (here.window() << (sign_at & 63) >> 63 << 31) as u32;
+                f32::from_bits(codes.power[number as usize & 15].to_bits() ^ sign)
+            };
+            *pair = [value(entry >> 28, entry >> 8), value(entry >> 24, entry >> 16)];
+            here.skip(entry & 63);
         }
-        bits.refill();
-        let entry = book.first[bits.peek(FIRST)];
-        if entry & 255 != 0 {
-            bits.skip(entry & 255);
-            *pair = [codes.small[(entry >> 8 & 31) as usize], codes.small[(entry >> 16 & 31) as usize]];
-        } else {
-            *pair = read_long(bits, codes, book, entry, extra);
-        }
-        at += 2;
     }
-    at
+    *bits = here;
+    2 * at
 }
 
-/// A pair that ten bits do not hold: at most 19 bits, twice 13 more, and two signs.
-fn read_long(bits: &mut Bits<'_>, codes: &Codes, book: &Book, entry: u32, extra: u32) -> [f32; 2] {
+/// A pair that the first look-up does not hold: at most 19 bits, twice 13 more, and two signs.
+#[inline(always)]
+fn read_long<'a>(mut bits: Bits<'a>, codes: &Codes, book: &Book, entry: Entry, extra: u32) -> ([f32; 2], Bits<'a>) {
     let more = entry >> 8 & 255;
-    let tail = bits.peek(FIRST + more) & ((1 << more) - 1);
+    let tail = bits.peek(book.index_bits + more) & ((1 << more) - 1);
     let word = book.rest[(entry >> 16) as usize + tail];
     bits.skip(u32::from(word >> 8));
-    [usize::from(word >> 4 & 15), usize::from(word & 15)].map(|mut number| {
+    let pair = [usize::from(word >> 4 & 15), usize::from(word & 15)].map(|mut number| {
         if number == 15 && extra > 0 {
             number += bits.peek(extra);
             bits.skip(extra);
@@ -235,5 +245,6 @@ fn read_long(bits: &mut Bits<'_>, codes: &Codes, book: &Book, entry: u32, extra:
         let negative = bits.peek(1) == 1;
         bits.skip(1);
         if negative { -value } else { value }
-    })
+    });
+    (pair, bits)
 }
