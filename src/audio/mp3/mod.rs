@@ -62,9 +62,18 @@ pub struct Mp3Decoder {
     /// Decode 44.1 and 48 kHz at their own rate.
     pub full: bool,
     synthesis: Option<Synthesis>,
+    scratch: Box<Scratch>,
     /// The last [`RESERVOIR`] bytes before a frame, then its own.
     data: Vec<u8>,
     buffer: AudioBuffer<f32>,
+}
+
+/// Where a granule is put together.
+struct Scratch {
+    /// Of each channel.
+    lines: [Lines; 2],
+    /// Their sum is the mean of the channels.
+    blocks: [(Lines, Block); 2],
 }
 
 /// The filters for the rate of the stream.
@@ -138,6 +147,10 @@ impl Mp3Decoder {
             gapless: options.gapless,
             full: false,
             synthesis: None,
+            scratch: Box::new(Scratch {
+                lines: [[0.0; LINES + 8]; 2],
+                blocks: [([0.0; LINES + 8], Block::Long); 2],
+            }),
             data: Vec::new(),
             buffer: AudioBuffer::default(),
         }
@@ -175,15 +188,14 @@ impl Mp3Decoder {
         let plane = self.buffer.plane_mut(0).ok_or("mp3: no plane")?;
         let mut scale = [Scale::default(); 2];
         for (granule, out) in plane.chunks_exact_mut(samples).enumerate() {
-            let mut blocks = [([0.0; LINES + 8], Block::Long), ([0.0; LINES + 8], Block::Long)];
             let count = match &spans[granule] {
-                Some(starts) => {
-                    let half = synthesis.step == 2;
-                    read_granule(&header, &side, granule, &self.data, starts, half, &mut scale, &mut blocks)
+                Some(edges) => {
+                    let part = Part { header: &header, side: &side, granule, edges, half: synthesis.step == 2 };
+                    part.read(&self.data, &mut scale, &mut self.scratch)
                 }
                 None => 0,
             };
-            synthesis.process(&mut blocks[..count], out);
+            synthesis.process(&mut self.scratch.blocks[..count], out);
         }
         if self.gapless {
             let frames = header.granules() * LINES;
@@ -241,55 +253,58 @@ fn spans(
     Ok(spans)
 }
 
-/// Reads a granule into blocks whose sum is the mean of its channels; returns how many, one or two.
-fn read_granule(
-    header: &Header,
-    side: &Side,
+/// One granule in the stream.
+struct Part<'a> {
+    header: &'a Header,
+    side: &'a Side,
     granule: usize,
-    data: &[u8],
-    edges: &[usize; 3],
+    /// As [`spans`] gives them.
+    edges: &'a [usize; 3],
+    /// Only the lower half of the lines is wanted.
     half: bool,
-    scale: &mut [Scale; 2],
-    blocks: &mut [(Lines, Block); 2],
-) -> usize {
-    let channels = &side.channels[granule];
-    let mut lines = [[0.0; LINES + 8]; 2];
-    let mut filled = [0; 2];
-    // The side channel has no part in the mean; where there is intensity, it says how far that reaches.
-    let wanted = if header.channels == 1 || header.mid_side && !header.intensity { 1 } else { 2 };
-    for c in 0..wanted {
-        let channel = &channels[c];
-        if channel.length == 0 {
-            continue;
+}
+
+impl Part<'_> {
+    /// Reads the granule into blocks whose sum is the mean of its channels; returns how many, one or two. `scale` holds
+    /// the scale factors of the granule before.
+    fn read(&self, data: &[u8], scale: &mut [Scale; 2], scratch: &mut Scratch) -> usize {
+        let Part { header, side, granule, edges, half } = *self;
+        let channels = &side.channels[granule];
+        let layouts = [0, 1].map(|c| Layout::of(header.rate_index, channels[c].block));
+        let limits = layouts.map(|layout| if half { layout.half } else { LINES });
+        // The side channel has no part in the mean. Where there is intensity it says how far that reaches.
+        let wanted = if header.channels == 1 || header.mid_side && !header.intensity { 1 } else { 2 };
+        let mut filled = [0; 2];
+        for c in (0..wanted).filter(|&c| channels[c].length > 0) {
+            let mut bits = Bits::new(data, edges[c]);
+            side.read_scale(header, granule, c, &mut bits, &mut scale[c]);
+            let limit = if header.intensity && c == 1 { LINES } else { limits[c] };
+            filled[c] = huffman::read(&mut bits, &channels[c], edges[c + 1], limit, &mut scratch.lines[c]);
         }
-        let mut bits = Bits::new(data, edges[c]);
-        side.read_scale(header, granule, c, &mut bits, &mut scale[c]);
-        let limit = if half && !(header.intensity && c == 1) {
-            Layout::of(header.rate_index, channel.block).half
+        let alike = channels[0].block == channels[1].block;
+        let weights = if header.channels == 1 {
+            [[1.0, 0.0]; side::BANDS]
+        } else if header.intensity && alike {
+            let wide = side.wide_positions(granule);
+            requantise::intensity_weights(header, layouts[0], &scratch.lines[1], filled[1], &scale[1], wide)
         } else {
-            LINES
+            requantise::weights(header.mid_side)
         };
-        filled[c] = huffman::read(&mut bits, channel, edges[c + 1], limit, &mut lines[c]);
+        let count = if wanted == 2 && !alike { 2 } else { 1 };
+        for (block, channel) in scratch.blocks[..count].iter_mut().zip(channels) {
+            block.0.fill(0.0);
+            block.1 = channel.block;
+        }
+        for c in 0..wanted {
+            let lines = &scratch.lines[c][..filled[c].min(limits[c])];
+            let mean = &mut scratch.blocks[c.min(count - 1)].0;
+            requantise::add(mean, lines, layouts[c], &channels[c], &scale[c], |band| weights[band][c]);
+        }
+        if half && header.rate == 44_100 {
+            scratch.blocks[..count].iter_mut().for_each(|(lines, _)| requantise::fade(lines));
+        }
+        count
     }
-    let layout = Layout::of(header.rate_index, channels[0].block);
-    let alike = channels[0].block == channels[1].block;
-    let weights = if header.channels == 1 {
-        [[1.0, 0.0]; side::BANDS]
-    } else if header.intensity && alike {
-        let wide = side.wide_positions(granule);
-        requantise::intensity_weights(header, layout, &lines[1], filled[1], &scale[1], wide)
-    } else {
-        requantise::weights(header.mid_side)
-    };
-    let count = if wanted == 2 && !alike { 2 } else { 1 };
-    for c in 0..wanted {
-        let (mean, block) = &mut blocks[c.min(count - 1)];
-        *block = channels[c].block;
-        let layout = Layout::of(header.rate_index, *block);
-        let limit = if half { layout.half } else { LINES };
-        requantise::add(mean, &lines[c], filled[c], limit, layout, &channels[c], &scale[c], |band| weights[band][c]);
-    }
-    count
 }
 
 impl AudioDecoder for Mp3Decoder {

@@ -47,38 +47,64 @@ fn gain(channel: &Channel, scale: &Scale, index: usize, band: &Band) -> f32 {
     quarter_power(i32::from(channel.global_gain) - 210 - 8 * window - steps)
 }
 
-/// Adds one channel to `mean`: lines below `limit`, of which `filled` were read, times the gain of their band and its
-/// weight.
+/// Adds the first lines of a channel to `mean`, times the gain of their band and its weight. All others are zero or not
+/// wanted.
 pub fn add(
     mean: &mut Lines,
-    lines: &Lines,
-    filled: usize,
-    limit: usize,
+    lines: &[f32],
     layout: &Layout,
     channel: &Channel,
     scale: &Scale,
     weight: impl Fn(usize) -> f32,
 ) {
     for (i, band) in layout.bands.iter().enumerate() {
-        if band.start >= filled.min(limit) {
+        if band.start >= lines.len() {
             break;
         }
         let factor = gain(channel, scale, i, band) * weight(i);
+        let coded = &lines[band.start..band.end.min(lines.len())];
         match band.place {
             Place::Long => {
-                let range = band.start..band.end.min(limit);
-                for (sum, line) in mean[range.clone()].iter_mut().zip(&lines[range]) {
+                for (sum, line) in mean[band.start..].iter_mut().zip(coded) {
                     *sum += factor * line;
                 }
             }
             Place::Short { window, frequency } => {
-                let coded = &lines[band.start..band.end];
                 for (sum, line) in mean[3 * frequency + window..].iter_mut().step_by(3).zip(coded) {
                     *sum += factor * line;
                 }
             }
         }
     }
+}
+
+/// The first line that [`fade`] lowers.
+const FADE_FIRST: usize = 284;
+/// `cos²(π/2 · i/9)` for `i` from 1: lines 283 to 292 are 11,025 Hz ± 172 Hz, half a cosine around the middle.
+const FADE: [f32; 8] = [0.969_846_3, 0.883_022_2, 0.75, 0.586_824_1, 0.413_175_9, 0.25, 0.116_977_8, 0.030_153_7];
+
+/// The edge of the band when 44.1 kHz is halved. The filter bank does not end at 11,025 Hz but over the width of a
+/// subband, and what lies above would fold back. A resampler from the full rate (see [`super::super::resample`]) fades
+/// out around that frequency; fading the lines out likewise gives the highest band of the spectrogram the same power
+/// (its logarithm is 0.0005 less on average over ten pieces of music; without, it is 0.03 more). All other bands hardly
+/// notice.
+pub fn fade(lines: &mut Lines) {
+    let (faded, rest) = lines[FADE_FIRST..].split_at_mut(FADE.len());
+    faded.iter_mut().zip(FADE).for_each(|(line, factor)| *line *= factor);
+    rest.fill(0.0);
+}
+
+#[test]
+fn the_edge_is_half_a_cosine_around_half_the_rate() {
+    let mut lines = [1.0; super::bands::LINES + 8];
+    fade(&mut lines);
+    for (l, &factor) in lines.iter().enumerate() {
+        let t = ((l as f64 - 283.0) / 9.0).clamp(0.0, 1.0);
+        let expected = (std::f64::consts::FRAC_PI_2 * t).cos().powi(2);
+        assert!((f64::from(factor) - expected).abs() < 1e-6, "line {l}");
+    }
+    // Line l is centred at (l + ½)/576 of half the rate.
+    assert_eq!((283.0 + 292.0 + 1.0) / 2.0 / 576.0, 0.5);
 }
 
 /// The weights of plain stereo, or of mid/side stereo.
