@@ -1,0 +1,250 @@
+//! From Huffman coded bits to lines: `±|q|^(4/3)` of each quantised number `q`, not yet scaled.
+//!
+//! ```text
+//! lines  0 ........ pairs_end ........ end ........ 575
+//!        pairs, three    fours of 0, ±1    zeros
+//!        code tables
+//! ```
+//!
+//! A word of up to eleven bits is one look-up, which also says where the signs behind it stand; only longer words and
+//! numbers from 15 on, to which bits are added, cost a branch that the processor cannot foresee.
+
+use std::sync::LazyLock;
+
+use super::bands::LINES;
+use super::bits::Bits;
+use super::books::{BOOKS, FOURS, LINBITS};
+use super::side::Channel;
+
+/// Lines, with room for the last four to begin at the last line.
+pub type Lines = [f32; LINES + 8];
+
+/// Bits of the first look-up. With more of them fewer words need a second one, but the tables drive each other out of
+/// the cache.
+const FIRST: u32 = 10;
+/// The largest number: 15 and 13 bits more.
+const LARGEST: usize = 15 + (1 << 13) - 1;
+
+/// A code book with the look-up by its next `index_bits` bits, at most [`FIRST`].
+struct Book {
+    index_bits: u32,
+    first: Vec<Entry>,
+    /// Words that are looked up again, as in [`super::books`].
+    rest: Vec<u16>,
+}
+
+/// Four bytes, from the lowest one: the bits of a pair with its signs, the bits before the sign of `x`, those before
+/// the sign of `y`, and `x` and `y` themselves. If there is a second look-up the lowest is 0; the next one is by how
+/// many bits more, and the upper half where in `rest`.
+type Entry = u32;
+
+/// The longest word of a four, and its signs.
+const FOURS_BITS: u32 = 10;
+
+struct Codes {
+    /// By table; 0, 4 and 14 have none.
+    books: [Option<Book>; 16 + 9],
+    /// Fours, by the next [`FOURS_BITS`] bits: the low byte is the number of bits, the high one an index of `values`.
+    fours: [[u16; 1 << FOURS_BITS]; 2],
+    values: [[f32; 4]; 81],
+    /// `i^(4/3)`
+    power: Box<[f32; LARGEST + 1]>,
+}
+
+static CODES: LazyLock<Codes> = LazyLock::new(Codes::new);
+
+impl Codes {
+    fn new() -> Codes {
+        let mut books = [const { None }; 25];
+        for (table, words) in BOOKS {
+            books[table] = Some(Book::new(words, table >= 16));
+        }
+        let fours_b: Vec<u16> = (0..16).map(|word| 0x400 | (15 - word)).collect();
+        let values =
+            std::array::from_fn(|i| std::array::from_fn(|k| [0.0, 1.0, -1.0][i / [27, 9, 3, 1][k] % 3]));
+        let power = Box::new(std::array::from_fn(|i| (i as f64).powf(4.0 / 3.0) as f32));
+        Codes { books, fours: [fours_table(&FOURS), fours_table(&fours_b)], values, power }
+    }
+
+    /// The book of a table, and how many bits follow a 15.
+    fn book(&self, table: u8) -> (Option<&Book>, u32) {
+        let index = match table {
+            0..16 => table,
+            16..24 => 16,
+            _ => 24,
+        };
+        let extra = if table < 16 { 0 } else { LINBITS[usize::from(table & 15)] };
+        (self.books[usize::from(index)].as_ref(), extra)
+    }
+}
+
+/// The words of a complete code in the order of their bits: the length and the word itself.
+fn words(lengths: impl Iterator<Item = u32>) -> impl Iterator<Item = (u32, u32)> {
+    let mut next = 0u64;
+    lengths.map(move |length| {
+        let word = next >> (32 - length);
+        next += 1 << (32 - length);
+        (length, word as u32)
+    })
+}
+
+impl Book {
+    /// `extended`: bits may follow a 15.
+    fn new(book: &[u16], extended: bool) -> Book {
+        let coded: Vec<(u32, u32, u16)> = words(book.iter().map(|&w| u32::from(w >> 8)))
+            .zip(book)
+            .map(|((length, word), &entry)| (length, word, entry))
+            .collect();
+        let index_bits = coded.iter().map(|w| w.0).max().unwrap_or(0).min(FIRST);
+        let mut first = Vec::with_capacity(1 << index_bits);
+        let mut rest = Vec::new();
+        for index in 0..1u32 << index_bits {
+            // The words that begin with these bits, or the one that these bits begin with.
+            let meant = |&&(length, word, _): &&(u32, u32, u16)| {
+                let common = length.min(index_bits);
+                word >> (length - common) == index >> (index_bits - common)
+            };
+            let longest = coded.iter().filter(meant).map(|w| w.0).max().unwrap_or(0);
+            let (length, _, entry) = *coded.iter().find(meant).expect("a book is complete");
+            let pair = u32::from(entry & 255);
+            let (x, y) = (pair >> 4, pair & 15);
+            if longest <= index_bits && !(extended && x.max(y) == 15) {
+                let y_sign = length + u32::from(x > 0);
+                let all = y_sign + u32::from(y > 0);
+                first.push(pair << 24 | y_sign << 16 | length << 8 | all);
+                continue;
+            }
+            // All words that begin with these bits, by the bits that follow.
+            let more = longest.saturating_sub(index_bits);
+            first.push((rest.len() as u32) << 16 | more << 8);
+            for tail in 0..1u32 << more {
+                let bits = index << more | tail;
+                let starts = |&&(length, word, _): &&(u32, u32, u16)| {
+                    length <= index_bits + more && bits >> (index_bits + more - length) == word
+                };
+                rest.push(coded.iter().find(starts).expect("a book is complete").2);
+            }
+        }
+        Book { index_bits, first, rest }
+    }
+}
+
+/// By the next bits: how many of them code four lines with their signs, and which of the 81 fours it is.
+fn fours_table(book: &[u16]) -> [u16; 1 << FOURS_BITS] {
+    let mut table = [0; 1 << FOURS_BITS];
+    for ((length, word), &entry) in words(book.iter().map(|&w| u32::from(w >> 8))).zip(book) {
+        for tail in 0..1 << (FOURS_BITS - length) {
+            let mut at = FOURS_BITS - length;
+            let mut index = 0;
+            for k in (0..4).rev() {
+                index *= 3;
+                if entry >> k & 1 == 1 {
+                    at -= 1;
+                    index += 1 + (tail >> at & 1);
+                }
+            }
+            table[(word << (FOURS_BITS - length) | tail) as usize] = (index << 8 | (FOURS_BITS - at)) as u16;
+        }
+    }
+    table
+}
+
+/// Reads the lines of a channel: those below `limit` (and perhaps a few more), from `bits`, which end at position
+/// `end`. Returns how many lines were read; all from there to `limit` are zero.
+///
+/// What a damaged stream codes beyond its end is kept if it is a pair and dropped if it is a four: encoders exist whose
+/// stuffing bits look like a four.
+pub fn read(bits: &mut Bits<'_>, channel: &Channel, end: usize, limit: usize, lines: &mut Lines) -> usize {
+    let codes = &*CODES;
+    let mut at = 0;
+    if bits.position() < end {
+        let edges = [channel.regions[0], channel.regions[1], LINES];
+        for (&table, edge) in channel.tables.iter().zip(edges) {
+            let region_end = edge.min(channel.pairs_end).min(limit);
+            if region_end <= at {
+                continue;
+            }
+            match codes.book(table) {
+                (None, _) => {
+                    lines[at..region_end].fill(0.0);
+                    at = region_end;
+                }
+                (Some(book), extra) => at += read_pairs(bits, codes, book, extra, end, &mut lines[at..region_end]),
+            }
+        }
+        // At most LINES − 4: the last four lines of all may be coded as such, no line behind them.
+        let fours_end = limit.min(LINES - 3);
+        let table = &codes.fours[channel.fours];
+        while at < fours_end && bits.position() < end {
+            bits.refill();
+            let entry = table[bits.peek(FOURS_BITS)];
+            bits.skip(u32::from(entry & 255));
+            if bits.position() > end {
+                break;
+            }
+            lines[at..at + 4].copy_from_slice(&codes.values[usize::from(entry >> 8)]);
+            at += 4;
+        }
+    }
+    if at < limit {
+        lines[at..limit].fill(0.0);
+    }
+    at
+}
+
+/// Fills `out` (an even number of lines) with pairs, as long as there are bits; returns how many lines it filled.
+#[inline(always)]
+fn read_pairs(bits: &mut Bits<'_>, codes: &Codes, book: &Book, extra: u32, end: usize, out: &mut [f32]) -> usize {
+    /// Pairs that one refill is enough for, if none is looked up twice.
+    const GROUP: usize = 56 / (FIRST as usize + 2);
+    let pairs = out.as_chunks_mut::<2>().0;
+    // A copy whose address nobody takes stays in registers.
+    let mut here = *bits;
+    let mut at = 0;
+    while at < pairs.len() && here.position() < end {
+        here.refill();
+        // Near the end of the bits each pair is looked at by itself.
+        let group = if here.position() + 56 <= end { GROUP } else { 1 };
+        for pair in pairs[at..].iter_mut().take(group) {
+            let entry = book.first[here.peek(book.index_bits)];
+            at += 1;
+            if entry & 255 == 0 {
+                here.refill();
+                (*pair, here) = read_long(here, codes, book, entry, extra);
+                break;
+            }
+            // A zero has no sign, and it does not matter which one it gets.
+            let value = |number: u32, sign_at: u32| {
+                let sign = (here.window() << (sign_at & 63) >> 63 << 31) as u32;
+                f32::from_bits(codes.power[number as usize & 15].to_bits() ^ sign)
+            };
+            *pair = [value(entry >> 28, entry >> 8), value(entry >> 24, entry >> 16)];
+            here.skip(entry & 63);
+        }
+    }
+    *bits = here;
+    2 * at
+}
+
+/// A pair that the first look-up does not hold: at most 19 bits, twice 13 more, and two signs.
+#[inline(always)]
+fn read_long<'a>(mut bits: Bits<'a>, codes: &Codes, book: &Book, entry: Entry, extra: u32) -> ([f32; 2], Bits<'a>) {
+    let more = entry >> 8 & 255;
+    let tail = bits.peek(book.index_bits + more) & ((1 << more) - 1);
+    let word = book.rest[(entry >> 16) as usize + tail];
+    bits.skip(u32::from(word >> 8));
+    let pair = [usize::from(word >> 4 & 15), usize::from(word & 15)].map(|mut number| {
+        if number == 15 && extra > 0 {
+            number += bits.peek(extra);
+            bits.skip(extra);
+        }
+        if number == 0 {
+            return 0.0;
+        }
+        let value = codes.power[number];
+        let negative = bits.peek(1) == 1;
+        bits.skip(1);
+        if negative { -value } else { value }
+    });
+    (pair, bits)
+}
