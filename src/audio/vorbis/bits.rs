@@ -26,17 +26,20 @@ impl<'a> Bits<'a> {
             self.at += ((63 - self.count) / 8) as usize;
             self.count |= 56;
         } else {
-            self.refill_at_the_end();
+            *self = self.refilled_at_the_end();
         }
     }
 
+    /// By value, as all rare cases are: a reader whose address is taken would not stay in registers.
     #[cold]
-    fn refill_at_the_end(&mut self) {
+    #[inline(never)]
+    fn refilled_at_the_end(mut self) -> Self {
         while let (true, Some(&byte)) = (self.count < 56, self.data.get(self.at)) {
             self.buffer |= u64::from(byte) << self.count;
             self.at += 1;
             self.count += 8;
         }
+        self
     }
 
     /// The bits to come, at least 56 after a [`refill`](Self::refill); zeros behind the end.
@@ -45,20 +48,20 @@ impl<'a> Bits<'a> {
         self.buffer
     }
 
-    /// Passes over `n` bits that a refill has made valid; `None` where the packet ends before.
+    /// Passes over `n` bits that a refill has made valid; false where the packet ends before.
     #[inline(always)]
-    pub fn skip(&mut self, n: u32) -> Option<()> {
+    pub fn skip(&mut self, n: u32) -> bool {
         if n > self.count {
-            return self.run_out();
+            return false;
         }
-        self.buffer >>= n;
+        self.buffer >>= n & 63;
         self.count -= n;
-        Some(())
+        true
     }
 
-    #[cold]
-    fn run_out(&mut self) -> Option<()> {
-        (self.at, self.buffer, self.count) = (self.data.len(), 0, 0);
+    /// The packet has ended within a number or codeword.
+    pub fn run_out<T>(&mut self) -> Option<T> {
+        *self = Bits::new(&[]);
         None
     }
 
@@ -67,10 +70,10 @@ impl<'a> Bits<'a> {
     pub fn read(&mut self, n: u32) -> Option<u32> {
         self.refill();
         let value = self.buffer & ((1 << n) - 1);
-        self.skip(n)?;
-        Some(value as u32)
+        if self.skip(n) { Some(value as u32) } else { self.run_out() }
     }
 
+    #[inline]
     pub fn flag(&mut self) -> Option<bool> {
         self.read(1).map(|bit| bit == 1)
     }

@@ -5,21 +5,23 @@ use symphonia::core::errors::{Error, Result};
 use super::bits::{Bits, ilog};
 use super::setup::{Budget, CUT};
 
-/// Codewords up to this length are found in one look. 10 bits: the tables of one stream (some 30) stay within the
-/// second-level cache, and one codeword in fifty is longer.
+/// Codewords up to this length are found in one look. With 10 bits one in a hundred is longer, and the tables of the
+/// books that a packet uses stay within the first-level cache.
 const TABLE_BITS: u32 = 10;
-/// Marks a table cell that leads to longer codewords; the other bits are an index into `ranges`.
-const LONG: u32 = 1 << 31;
 /// A table cell is `rank << LENGTH_BITS | length`.
 const LENGTH_BITS: u32 = 7;
-/// Longer than what any refill gives: reading from a book without codewords always fails.
-const NEVER: u32 = 64;
+const LENGTH_MASK: u32 = (1 << LENGTH_BITS) - 1;
+/// Lengths above what a refill can give: no such codeword, and the rank is an index into `ranges` instead.
+const NONE: u32 = 64;
+const LONG: u32 = 65;
 
 /// A codebook. Its used entries are numbered anew by `rank`, their order in the code tree from left to right.
 pub(super) struct Codebook {
     pub dimensions: usize,
     /// By the next bits of the packet, `2^n` cells.
     table: Vec<u32>,
+    /// Four codewords never exceed the 56 bits of a refill.
+    four_in_a_refill: bool,
     /// First and last rank below a cell whose codewords are longer than the table's index.
     ranges: Vec<(u32, u32)>,
     /// `[rank]`: codeword, first bit highest, left-aligned in 32 bits; empty where no codeword is long.
@@ -64,7 +66,7 @@ impl Codebook {
     fn new(dimensions: usize, tree: &[Leaf], vectors: Option<Vec<f32>>) -> Codebook {
         let longest = tree.iter().map(|leaf| leaf.length).max().unwrap_or(0);
         let index_bits = if tree.len() <= 1 { 0 } else { longest.min(TABLE_BITS) };
-        let mut table = vec![NEVER; 1 << index_bits];
+        let mut table = vec![NONE; 1 << index_bits];
         let mut ranges: Vec<(u32, u32)> = Vec::new();
         for (rank, leaf) in tree.iter().enumerate() {
             let rank = rank as u32;
@@ -74,16 +76,17 @@ impl Codebook {
                 // The only codeword of a book takes one bit, whatever that bit is (erratum of 2015-02-26).
                 let cells = table[first..].iter_mut().step_by(1 << leaf.length.min(index_bits));
                 cells.for_each(|cell| *cell = rank << LENGTH_BITS | leaf.length);
-            } else if table[first] & LONG != 0 {
-                ranges[(table[first] & !LONG) as usize].1 = rank;
+            } else if table[first] & LENGTH_MASK == LONG {
+                ranges[(table[first] >> LENGTH_BITS) as usize].1 = rank;
             } else {
-                table[first] = LONG | ranges.len() as u32;
+                table[first] = (ranges.len() as u32) << LENGTH_BITS | LONG;
                 ranges.push((rank, rank));
             }
         }
         let with_long = if ranges.is_empty() { &[] } else { tree };
         Codebook {
             dimensions,
+            four_in_a_refill: longest <= 14,
             table,
             ranges,
             codes: with_long.iter().map(|leaf| leaf.code).collect(),
@@ -107,24 +110,40 @@ impl Codebook {
     #[inline(always)]
     pub fn rank(&self, bits: &mut Bits<'_>) -> Option<usize> {
         bits.refill();
-        let cell = self.table[bits.peek() as usize & (self.table.len() - 1)];
-        let cell = if cell & LONG == 0 { cell } else { self.long(bits.peek(), cell) };
-        bits.skip(cell & ((1 << LENGTH_BITS) - 1))?;
-        Some((cell >> LENGTH_BITS) as usize)
+        self.refilled_rank(bits)
     }
 
-    /// A codeword longer than the table's index: the last one in the range that is not above the bits to come. The
-    /// tree is complete, so it is the right one.
+    /// The same, where a refill has already made the longest codeword's bits valid.
+    #[inline(always)]
+    fn refilled_rank(&self, bits: &mut Bits<'_>) -> Option<usize> {
+        let cell = self.table[bits.peek() as usize & (self.table.len() - 1)];
+        if bits.skip(cell & LENGTH_MASK) {
+            return Some((cell >> LENGTH_BITS) as usize);
+        }
+        let rank;
+        (*bits, rank) = self.long_rank(*bits, cell);
+        rank
+    }
+
+    /// A codeword longer than the table's index: the last one of its range that is not above the bits to come. (The
+    /// tree is complete, so it is the right one.) Or the packet has ended.
+    #[cold]
     #[inline(never)]
-    fn long(&self, peek: u64, cell: u32) -> u32 {
-        let (first, last) = self.ranges[(cell & !LONG) as usize];
-        let key = (peek as u32).reverse_bits();
-        let range = &self.codes[first as usize..=last as usize];
-        let rank = first as usize + range.partition_point(|&code| code <= key).saturating_sub(1);
-        (rank as u32) << LENGTH_BITS | u32::from(self.lengths[rank])
+    fn long_rank<'a>(&self, mut bits: Bits<'a>, cell: u32) -> (Bits<'a>, Option<usize>) {
+        if cell & LENGTH_MASK == LONG {
+            let (first, last) = self.ranges[(cell >> LENGTH_BITS) as usize];
+            let key = (bits.peek() as u32).reverse_bits();
+            let range = &self.codes[first as usize..=last as usize];
+            let rank = first as usize + range.partition_point(|&code| code <= key).saturating_sub(1);
+            if bits.skip(u32::from(self.lengths[rank])) {
+                return (bits, Some(rank));
+            }
+        }
+        (Bits::new(&[]), None)
     }
 
     /// The number of the next entry (a book used for scalars, section 3.3).
+    #[inline]
     pub fn scalar(&self, bits: &mut Bits<'_>) -> Option<u32> {
         self.rank(bits).map(|rank| self.entries[rank])
     }
@@ -154,21 +173,29 @@ impl Codebook {
     }
 
     fn add_by<const D: usize>(&self, bits: &mut Bits<'_>, out: &mut [f32]) -> Option<()> {
-        // A copy stays in registers.
-        let mut local = *bits;
         let vectors = self.vectors().as_chunks::<D>().0;
         let (chunks, rest) = out.as_chunks_mut::<D>();
-        let mut read = |chunk: &mut [f32]| -> Option<()> {
-            let rank = self.rank(&mut local)?;
+        // A copy stays in registers.
+        let mut local = *bits;
+        let (fours, singles) = if self.four_in_a_refill { chunks.as_chunks_mut::<4>() } else { (&mut [][..], chunks) };
+        for four in fours {
+            // Fewer refills: between two of them a codeword waits only for the table cell of the one before.
+            local.refill();
+            for chunk in four {
+                let Some(rank) = self.refilled_rank(&mut local) else { return bits.run_out() };
+                chunk.iter_mut().zip(&vectors[rank]).for_each(|(x, v)| *x += v);
+            }
+        }
+        for chunk in singles {
+            let Some(rank) = self.rank(&mut local) else { return bits.run_out() };
             chunk.iter_mut().zip(&vectors[rank]).for_each(|(x, v)| *x += v);
-            Some(())
-        };
-        let done = chunks.iter_mut().try_for_each(|chunk| read(chunk)).and_then(|()| match rest {
-            [] => Some(()),
-            rest => read(rest),
-        });
+        }
         *bits = local;
-        done
+        if !rest.is_empty() {
+            let vector = &vectors[self.rank(bits)?];
+            rest.iter_mut().zip(vector).for_each(|(x, v)| *x += v);
+        }
+        Some(())
     }
 
     /// Adds `step` vectors to `out`, value `j` of vector `i` at `i + j·step` (residue format 0, section 8.6.3).

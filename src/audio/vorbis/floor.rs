@@ -36,9 +36,11 @@ struct Class {
 }
 
 struct Point {
-    x: u32,
+    x: i32,
     /// Of the points before this one in the list: the next to the left and the next to the right.
     neighbours: (usize, usize),
+    /// How far it lies on the way from the one to the other, as [`ratio`] has it.
+    share: u64,
 }
 
 impl Floor {
@@ -64,7 +66,14 @@ impl Floor {
         if order.windows(2).any(|pair| xs[pair[0]] == xs[pair[1]]) {
             return Err(Error::DecodeError("vorbis: two points of a floor in one place"));
         }
-        let points = xs.iter().enumerate().map(|(i, &x)| Point { x, neighbours: neighbours(&xs, i) }).collect();
+        let point = |i: usize| {
+            let (left, right) = neighbours(&xs, i);
+            let (x, from, to) = (xs[i] as i32, xs[left] as i32, xs[right] as i32);
+            // A header may put points beyond the right end; there the curve goes on level.
+            let share = if from < x && x < to { ratio(x - from, to - from) } else { 0 };
+            Point { x, neighbours: (left, right), share }
+        };
+        let points = (0..xs.len()).map(point).collect();
         Ok(Floor { partitions, classes, multiplier, points, order })
     }
 
@@ -72,46 +81,62 @@ impl Floor {
     /// silence; so does a packet that ends within it.
     pub fn read_curve(&self, bits: &mut Bits<'_>, books: &[Codebook], curve: &mut Curve) {
         curve.points.clear();
-        let Some((heights, used)) = self.heights(bits, books) else { return };
+        let mut values = [0; MAX_POINTS];
+        if self.read_values(bits, books, &mut values).is_none() {
+            return;
+        }
+        let used = self.unfold(&mut values);
         for &i in self.order.iter().filter(|&&i| used[i]) {
-            let height = (heights[i] * self.multiplier).clamp(0, 255);
-            curve.points.push((self.points[i].x as i32, height));
+            let height = (values[i] * self.multiplier).clamp(0, 255);
+            curve.points.push((self.points[i].x, height));
         }
     }
 
-    /// The height of each point, and whether it bends the curve.
-    fn heights(&self, bits: &mut Bits<'_>, books: &[Codebook]) -> Option<([i32; MAX_POINTS], [bool; MAX_POINTS])> {
-        if !bits.flag()? {
+    /// A value for each point; `None` where there is no curve, or only the beginning of one.
+    fn read_values(&self, packet: &mut Bits<'_>, books: &[Codebook], values: &mut [i32; MAX_POINTS]) -> Option<()> {
+        if !packet.flag()? {
             return None;
         }
-        let range = [256, 128, 86, 64][self.multiplier as usize - 1];
-        let mut values = [0i32; MAX_POINTS];
+        // A copy stays in registers. Where the packet ends nothing more is read from it anyway.
+        let mut bits = std::mem::replace(packet, Bits::new(&[]));
+        let range = self.range();
         let end_bits = ilog(range as u32 - 1);
         values[0] = bits.read(end_bits)? as i32;
         values[1] = bits.read(end_bits)? as i32;
         let mut at = 2;
         for &class in &self.partitions {
             let class = &self.classes[class];
-            let mut choice = if class.subclass_bits > 0 { books[class.master].scalar(bits)? } else { 0 };
+            let mut choice = if class.subclass_bits > 0 { books[class.master].scalar(&mut bits)? } else { 0 };
             for _ in 0..class.dimensions {
                 let book = class.books[choice as usize & (class.books.len() - 1)];
                 choice >>= class.subclass_bits;
                 if let Some(book) = book {
-                    values[at] = books[book].scalar(bits)? as i32;
+                    values[at] = books[book].scalar(&mut bits)? as i32;
                 }
                 at += 1;
             }
         }
-        // What is written are differences from the line between the neighbours, folded so that none leaves the range.
+        *packet = bits;
+        Some(())
+    }
+
+    /// The number of different heights.
+    fn range(&self) -> i32 {
+        [256, 128, 86, 64][self.multiplier as usize - 1]
+    }
+
+    /// Values to heights, in place: they are differences from the line between the neighbours, folded so that none
+    /// leaves the range. And whether each point bends the curve.
+    fn unfold(&self, values: &mut [i32; MAX_POINTS]) -> [bool; MAX_POINTS] {
+        let range = self.range();
         let mut used = [false; MAX_POINTS];
         (used[0], used[1]) = (true, true);
         for (i, point) in self.points.iter().enumerate().skip(2) {
             let (left, right) = point.neighbours;
-            let line = Line::between(
-                (self.points[left].x as i32, values[left]),
-                (self.points[right].x as i32, values[right]),
-            );
-            let predicted = line.at(point.x as i32);
+            // On the line between the neighbours (section 9.2.6).
+            let rise = values[right] - values[left];
+            let way = (u64::from(rise.unsigned_abs()) * point.share >> 32) as i32;
+            let predicted = values[left] + if rise < 0 { -way } else { way };
             let value = values[i];
             if value == 0 {
                 values[i] = predicted;
@@ -129,7 +154,7 @@ impl Floor {
             // Only damage leads outside.
             values[i] = height.clamp(0, range - 1);
         }
-        Some((values, used))
+        used
     }
 }
 
@@ -159,24 +184,13 @@ fn neighbours(xs: &[u32], i: usize) -> (usize, usize) {
     (left.unwrap_or(0), right.unwrap_or(1))
 }
 
-/// A line between two points with whole coordinates, rounded towards its beginning (sections 9.2.6 and 9.2.7).
-#[derive(Clone, Copy)]
-struct Line {
-    from: (i32, i32),
-    width: i32,
-    height: i32,
-}
-
-impl Line {
-    /// `to` lies right of `from`. Where a header has it otherwise the line is level.
-    fn between(from: (i32, i32), to: (i32, i32)) -> Line {
-        let width = to.0 - from.0;
-        if width > 0 { Line { from, width, height: to.1 - from.1 } } else { Line { from, width: 1, height: 0 } }
-    }
-
-    fn at(&self, x: i32) -> i32 {
-        self.from.1 + self.height * (x - self.from.0) / self.width
-    }
+/// A little more than `numerator / denominator`, with 32 bits behind the point; 1 too much in the last of them.
+///
+/// The standard draws lines with whole numbers: at `x` of `width` a height difference of `h` has become `⌊h·x/width⌋`.
+/// That equals `h·ratio(x, width) >> 32` and `x·ratio(h, width) >> 32`: the quotient, if not whole, is at least
+/// 1/width ≥ 2⁻¹⁵ below the next whole number, and the excess becomes at most 2⁻³² times 2¹⁵ (x) or 2⁸ (h).
+fn ratio(numerator: i32, denominator: i32) -> u64 {
+    (f64::from(numerator) / f64::from(denominator) * (1u64 << 32) as f64) as i64 as u64 + 1
 }
 
 /// The envelope of one channel in one packet.
@@ -205,20 +219,21 @@ impl Curve {
             if from >= lines {
                 break;
             }
-            let line = Line::between(pair[0], pair[1]);
-            // Height grows by `whole` each step, and by one more (in its direction) when the remainders fill a step.
-            let whole = line.height / line.width;
-            let step = line.height.signum();
-            let rest = line.height.abs() % line.width;
+            // The way from the first height with 32 bits behind the point; downwards so that cutting them off rounds
+            // up (section 9.2.7).
+            let rise = pair[1].1 - pair[0].1;
+            let step = ratio(rise.abs(), pair[1].0 - pair[0].0);
+            let mut y = (pair[0].1 as u64) << 32;
+            let step = if rise < 0 {
+                y += 0xffff_ffff;
+                step.wrapping_neg()
+            } else {
+                step
+            };
             let range = from..to.min(lines);
-            let mut y = line.from.1;
-            let mut filled = 0;
             for (sum, residue) in sum[range.clone()].iter_mut().zip(&residue[range]) {
-                *sum += residue * amplitudes[(y & 255) as usize];
-                filled += rest;
-                let full = filled >= line.width;
-                y += whole + if full { step } else { 0 };
-                filled -= if full { line.width } else { 0 };
+                *sum += residue * amplitudes[(y >> 32) as usize & 255];
+                y = y.wrapping_add(step);
             }
         }
         // Beyond the last point the height stays.

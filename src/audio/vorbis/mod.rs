@@ -60,7 +60,7 @@ impl VorbisDecoder {
             spectra: vec![vec![0.0; setup.lines[1]]; setup.channels],
             mono: vec![0.0; kept[1]],
             scratch: Scratch::default(),
-            synthesis: Synthesis::new(kept),
+            synthesis: Synthesis::new(kept, 1.0 / setup.channels as f64),
             buffer: AudioBuffer::new(spec, kept[1]),
             halving,
             setup,
@@ -98,7 +98,9 @@ impl VorbisDecoder {
             (wanted[magnitude], wanted[angle]) = (either, either);
         }
 
-        self.spectra.iter_mut().for_each(|spectrum| spectrum[..lines].fill(0.0));
+        for (spectrum, _) in self.spectra.iter_mut().zip(wanted).filter(|(_, wanted)| !wanted) {
+            spectrum[..kept].fill(0.0);
+        }
         for (number, submap) in mapping.submaps.iter().enumerate() {
             let residue = &setup.residues[submap.residue];
             let mut channels = [0; 8];
@@ -124,8 +126,6 @@ impl VorbisDecoder {
         for (curve, spectrum) in self.curves.iter().zip(&self.spectra).filter(|(curve, _)| !curve.is_empty()) {
             curve.multiply_add(spectrum, mono);
         }
-        let share = 1.0 / setup.channels as f32;
-        mono.iter_mut().for_each(|x| *x *= share);
         self.buffer.render_uninit(Some(self.synthesis.samples(mode.long)));
         let out = self.buffer.plane_mut(0).ok_or(Error::DecodeError("vorbis: no room"))?;
         self.synthesis.next(mode.long, mono, out);

@@ -79,9 +79,9 @@ impl Residue {
         Ok(Residue { format, begin, end, partition, class_book, classes_per_word, class_words, books: of_classes, passes })
     }
 
-    /// Reads what a packet holds for the channels of one submap (section 8.6.2) and adds it to `spectra`, `[channel,
-    /// extent.lines]`. `channels` are those of the submap, less the silent ones (for format 2: all, unless all are
-    /// silent). The packet may end anywhere, what came before counts.
+    /// Reads what a packet holds for the channels of one submap (section 8.6.2) into the first `extent.kept` lines of
+    /// `spectra`, `[channel, extent.lines]`. `channels` are those of the submap, less the silent ones (for format 2:
+    /// all, unless all are silent). The packet may end anywhere, what came before counts.
     pub fn decode(
         &self,
         bits: &mut Bits<'_>,
@@ -91,20 +91,33 @@ impl Residue {
         extent: Extent,
         scratch: &mut Scratch,
     ) {
-        let Scratch { classes, interleaved } = scratch;
+        let Scratch { classes, refined, interleaved } = scratch;
+        let Extent { lines, kept, last } = extent;
         let n = channels.len();
         if self.format != Format::Interleaved || n < 2 {
+            for &channel in channels {
+                spectra[channel][..lines].fill(0.0);
+            }
             // Where the packet ends, so does the work.
-            let _ = self.decode_partitions(bits, books, channels, spectra, extent, classes);
+            let _ = self.decode_partitions(bits, books, channels, spectra, extent, (classes, refined));
             return;
         }
         interleaved.clear();
-        interleaved.resize(extent.lines * n, 0.0);
-        let all = Extent { lines: extent.lines * n, kept: extent.kept * n, last: extent.last };
-        let _ = self.decode_partitions(bits, books, &[0], std::slice::from_mut(interleaved), all, classes);
+        interleaved.resize(lines * n, 0.0);
+        let all = Extent { lines: lines * n, kept: kept * n, last };
+        let spectrum = std::slice::from_mut(interleaved);
+        let _ = self.decode_partitions(bits, books, &[0], spectrum, all, (classes, refined));
+        if let [first, second] = *channels {
+            let [first, second] = spectra.get_disjoint_mut([first, second]).expect("a submap has no channel twice");
+            let pairs = interleaved.as_chunks::<2>().0;
+            for ((x, y), pair) in first[..kept].iter_mut().zip(&mut second[..kept]).zip(pairs) {
+                [*x, *y] = *pair;
+            }
+            return;
+        }
         for (i, &channel) in channels.iter().enumerate() {
             let values = interleaved[i..].iter().step_by(n);
-            spectra[channel][..extent.kept].iter_mut().zip(values).for_each(|(x, v)| *x = *v);
+            spectra[channel][..kept].iter_mut().zip(values).for_each(|(x, v)| *x = *v);
         }
     }
 
@@ -120,57 +133,57 @@ impl Residue {
         channels: &[usize],
         spectra: &mut [Vec<f32>],
         extent: Extent,
-        classes: &mut Vec<u8>,
+        memory: (&mut Vec<u8>, &mut Vec<u32>),
     ) -> Option<()> {
         let begin = self.begin.min(extent.lines);
         let partitions = (self.end.min(extent.lines) - begin) / self.partition;
         let kept = extent.kept.saturating_sub(begin).div_ceil(self.partition).min(partitions);
-        if channels.is_empty() || partitions == 0 {
+        let n = channels.len();
+        if n == 0 || partitions == 0 {
             return Some(());
         }
+        let mut partition = |bits: &mut Bits<'_>, pass: usize, class: u8, at: usize| -> Option<()> {
+            let Some(book) = self.books[usize::from(class)][pass] else { return Some(()) };
+            let book = &books[usize::from(book)];
+            if at >= kept * n {
+                return book.pass_over(bits, self.codewords(book));
+            }
+            let first = begin + at / n * self.partition;
+            let out = &mut spectra[channels[at % n]][first..first + self.partition];
+            match self.format {
+                Format::Spread => book.add_strided(bits, out, self.codewords(book)),
+                Format::Plain | Format::Interleaved => book.add(bits, out),
+            }
+        };
+
+        // The first pass gives a few partitions their classes, then decodes them, and so on.
+        let (classes, refined) = memory;
         classes.clear();
-        classes.resize(channels.len() * partitions, 0);
-        // The passes that this packet uses, one bit each; all of them are possible until the classes are known.
-        let mut passes = self.passes.iter().fold(0, |all, of_class| all | of_class);
-        for pass in 0..PASSES {
-            if pass > 0 && passes >> pass == 0 {
-                break;
+        classes.resize(partitions * n, 0);
+        let only_pass = self.passes.iter().all(|&passes| passes <= 1);
+        let end = if extent.last && only_pass { kept } else { partitions };
+        for first in (0..end).step_by(self.classes_per_word) {
+            for channel in 0..n {
+                let word = books[self.class_book].rank(bits)? * self.classes_per_word;
+                let word = &self.class_words[word..word + self.classes_per_word];
+                let of_channel = classes[first * n + channel..].iter_mut().step_by(n);
+                of_channel.zip(word).for_each(|(class, of_word)| *class = *of_word);
             }
-            let is_last = extent.last && passes >> pass <= 1;
-            let limit = if is_last { kept } else { partitions };
-            for first in (0..limit).step_by(self.classes_per_word) {
-                let group = first..(first + self.classes_per_word).min(limit);
-                if pass == 0 {
-                    for of_channel in classes.chunks_exact_mut(partitions) {
-                        let word = books[self.class_book].rank(bits)? * self.classes_per_word;
-                        let word = &self.class_words[word..word + self.classes_per_word];
-                        of_channel[first..].iter_mut().zip(word).for_each(|(class, of_word)| *class = *of_word);
-                    }
-                }
-                for partition in group {
-                    for (of_channel, &channel) in classes.chunks_exact(partitions).zip(channels) {
-                        let Some(book) = self.books[usize::from(of_channel[partition])][pass] else { continue };
-                        let book = &books[usize::from(book)];
-                        if partition >= kept {
-                            book.pass_over(bits, self.codewords(book))?;
-                            continue;
-                        }
-                        let at = begin + partition * self.partition;
-                        let out = &mut spectra[channel][at..at + self.partition];
-                        match self.format {
-                            Format::Spread => book.add_strided(bits, out, self.codewords(book))?,
-                            Format::Plain | Format::Interleaved => book.add(bits, out)?,
-                        }
-                    }
-                }
+            for at in first * n..(first + self.classes_per_word).min(end) * n {
+                partition(bits, 0, classes[at], at)?;
             }
-            if pass == 0 {
-                let used = |of_channel: &[u8], n: usize| {
-                    of_channel[..n].iter().fold(0, |all, class| all | self.passes[usize::from(*class)])
-                };
-                // Behind the last pass of a partition that is wanted nothing is.
-                let n = if extent.last { kept } else { partitions };
-                passes = classes.chunks_exact(partitions).fold(0, |all, of_channel| all | used(of_channel, n));
+        }
+
+        // The other passes refine some of them. Behind the last one of a partition that is wanted nothing is.
+        let passes_of = |class: &u8| self.passes[usize::from(*class)];
+        let wanted = if extent.last { kept * n } else { partitions * n };
+        let passes = classes[..wanted].iter().fold(0, |all, class| all | passes_of(class));
+        refined.clear();
+        refined.extend((0..).zip(classes.iter()).filter(|(_, class)| passes_of(class) > 1).map(|(at, _)| at));
+        for pass in (1..PASSES).take_while(|pass| passes >> pass != 0) {
+            let end = if passes >> pass == 1 { wanted } else { partitions * n };
+            for at in refined.iter().map(|&at| at as usize).take_while(|&at| at < end) {
+                partition(bits, pass, classes[at], at)?;
             }
         }
         Some(())
@@ -199,8 +212,10 @@ pub(super) struct Extent {
 /// Memory kept from packet to packet.
 #[derive(Default)]
 pub(super) struct Scratch {
-    /// `[channel, partition]`
+    /// `[partition, channel]`
     classes: Vec<u8>,
+    /// Indices of those that a later pass refines.
+    refined: Vec<u32>,
     /// `[line, channel]`
     interleaved: Vec<f32>,
 }

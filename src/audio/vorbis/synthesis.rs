@@ -20,18 +20,18 @@ use rustfft::{Fft, FftPlanner};
 struct Transform {
     /// DCT-IV of K lines by a Fourier transform of K/2 points.
     fft: Arc<dyn Fft<f32>>,
-    /// `[K/2]`: exp(−πi (n + 1/8) / K), before and after.
+    /// `[K/2]`: √gain · exp(−πi (n + 1/8) / K), before and after.
     twiddles: Vec<Complex<f32>>,
     /// `[K]`: the rising half of the window of a block of this size.
     slope: Vec<f32>,
 }
 
 impl Transform {
-    fn new(lines: usize, planner: &mut FftPlanner<f32>) -> Transform {
+    fn new(lines: usize, gain: f64, planner: &mut FftPlanner<f32>) -> Transform {
         let k = lines as f64;
         let twiddle = |n: usize| {
             let (sin, cos) = (-PI * (n as f64 + 0.125) / k).sin_cos();
-            Complex::new(cos as f32, sin as f32)
+            Complex::new((gain.sqrt() * cos) as f32, (gain.sqrt() * sin) as f32)
         };
         let window = |i: usize| (FRAC_PI_2 * (FRAC_PI_2 * (i as f64 + 0.5) / k).sin().powi(2)).sin() as f32;
         Transform {
@@ -41,7 +41,7 @@ impl Transform {
         }
     }
 
-    /// `u[n] = Σ x[k] cos(π/K (n + ½)(k + ½))`, both `[K]`.
+    /// `u[n] = gain · Σ x[k] cos(π/K (n + ½)(k + ½))`, both `[K]`.
     fn dct4(&self, x: &[f32], u: &mut [f32], buffer: &mut [Complex<f32>], scratch: &mut [Complex<f32>]) {
         let k = self.slope.len();
         let (x, u, buffer) = (&x[..k], &mut u[..k], &mut buffer[..k / 2]);
@@ -71,9 +71,9 @@ pub(super) struct Synthesis {
 
 impl Synthesis {
     /// For blocks of these numbers of lines, powers of two from 16 on, the second not below the first.
-    pub fn new(lines: [usize; 2]) -> Synthesis {
+    pub fn new(lines: [usize; 2], gain: f64) -> Synthesis {
         let mut planner = FftPlanner::new();
-        let transforms = lines.map(|lines| Transform::new(lines, &mut planner));
+        let transforms = lines.map(|lines| Transform::new(lines, gain, &mut planner));
         let scratch = transforms.iter().map(|t| t.fft.get_inplace_scratch_len()).max().unwrap_or(0);
         Synthesis {
             transforms,
