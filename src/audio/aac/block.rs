@@ -175,15 +175,16 @@ impl Reader {
         let left = if let Some(layout) = common { layout } else { Layout::read(&mut at.bits, self.rate)? };
         self.streams[0].read(&mut at.bits, &left, gain)?;
         let numbers = at.bits;
-        let needed_left = needed(&self.streams[0].filters, self.kept(&left));
+        let kept_left = self.kept(&left);
+        let needed_left = needed(&self.streams[0].filters, kept_left);
         let mut wanted = if heard { below(&left, needed_left) } else { [false; BANDS] };
         self.streams[0].spectrum(&mut at.bits, &left, &wanted, false, &mut self.spectra[0])?;
 
         let gain = at.bits.read(8) as i32;
         let right = if let Some(layout) = common { layout } else { Layout::read(&mut at.bits, self.rate)? };
         self.streams[1].read(&mut at.bits, &right, gain)?;
-        let kept = self.kept(&right);
-        let needed_right = needed(&self.streams[1].filters, kept);
+        let kept_right = self.kept(&right);
+        let needed_right = needed(&self.streams[1].filters, kept_right);
 
         let windows = [(0, &left), (1, &right)].map(|(i, layout)| windows(&mut self.shapes, at.channels + i, layout));
         let seeds = [at.seed(at.channels), at.seed(at.channels + 1)];
@@ -226,7 +227,7 @@ impl Reader {
                 };
                 band.lines().for_each(|range| left_lines[range].iter_mut().for_each(|x| *x *= factor));
             }
-            shape(&left_stream.filters, kept, left_lines);
+            shape(&left_stream.filters, kept_left, left_lines);
             self.add(windows[0], 0);
             return Ok(());
         }
@@ -258,8 +259,8 @@ impl Reader {
                 }
             }
         }
-        shape(&left_stream.filters, kept, left_lines);
-        shape(&right_stream.filters, kept, right_lines);
+        shape(&left_stream.filters, kept_left, left_lines);
+        shape(&right_stream.filters, kept_right, right_lines);
         self.add(windows[0], 0);
         self.add(windows[1], 1);
         Ok(())
@@ -366,10 +367,10 @@ fn add(band: Band, from: &[f32; LINES], to: &mut [f32; LINES]) {
     }
 }
 
-/// The windows of a channel's frame, whose shape is remembered. Of the first one the frame before had the same.
+/// The windows of a channel's frame, whose shape is remembered. Ahead of the first one others assume the sine.
 fn windows(shapes: &mut Vec<Shape>, channel: usize, layout: &Layout) -> Windows {
     if shapes.len() <= channel {
-        shapes.resize(channel + 1, layout.shape);
+        shapes.resize(channel + 1, Shape::Sine);
     }
     let before = std::mem::replace(&mut shapes[channel], layout.shape);
     Windows { sequence: layout.sequence, shape: layout.shape, before }
