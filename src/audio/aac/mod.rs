@@ -21,6 +21,7 @@ mod bits;
 mod block;
 mod codebooks;
 mod config;
+mod edge;
 mod filterbank;
 mod huffman;
 mod noise;
@@ -42,7 +43,7 @@ use block::{Extent, Reader};
 use config::{Config, HE_AAC};
 use filterbank::Filterbank;
 use rates::Rate;
-use stream::LINES;
+use stream::{LINES, Sequence};
 
 /// The lowest rate that is halved: half of it still holds all that is heard, up to 11,025 Hz.
 const HALVED_FROM: u32 = 44_100;
@@ -66,6 +67,8 @@ pub struct AacDecoder {
     params: AudioCodecParameters,
     /// Source frames per sample.
     reduction: usize,
+    /// The upper end is made as a resampler would.
+    shaped: bool,
     /// Channels that are part of the mean, where that is known before the packets.
     channels: Option<usize>,
     reader: Reader,
@@ -93,6 +96,9 @@ impl AacDecoder {
         let channels = self.reader.read(packet.data, &extent)?;
         self.buffer.render_uninit(Some(self.filterbank.size()));
         let samples = self.buffer.plane_mut(0).ok_or(Error::DecodeError("aac: no buffer"))?;
+        if self.shaped {
+            self.reader.sums().for_each(|(windows, lines)| edge::shape(windows.sequence == Sequence::Short, lines));
+        }
         let spectra = self.reader.sums().map(|(windows, lines)| (windows, &*lines));
         self.filterbank.synthesise(spectra, 1.0 / channels as f32, samples);
         let [start, end] = [packet.trim_start, packet.trim_end].map(|d| d.get().min(LINES as u64) as usize);
@@ -159,6 +165,7 @@ impl RegisterableAudioDecoder for AacDecoder {
         Ok(Box::new(AacDecoder {
             params,
             reduction,
+            shaped: config.rate == HALVED_FROM,
             channels: config.channels.map(|(all, low)| all - low).filter(|&heard| heard > 0),
             reader: Reader::new(Rate::of(config.rate), filterbank.size()),
             packets: 0,
