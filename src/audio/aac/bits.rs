@@ -21,23 +21,12 @@ impl<'a> Bits<'a> {
     pub fn refill(&mut self) {
         let word = match self.data.get(self.next..).and_then(|rest| rest.first_chunk()) {
             Some(bytes) => u64::from_be_bytes(*bytes),
-            None => self.tail(),
+            None => tail(self.data, self.next),
         };
         self.window |= word >> self.count;
         let bytes = (63 - self.count) / 8;
         self.next += bytes as usize;
         self.count += 8 * bytes;
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn tail(&self) -> u64 {
-        let mut bytes = [0; 8];
-        let rest = self.data.get(self.next..).unwrap_or_default();
-        for (to, &from) in bytes.iter_mut().zip(rest) {
-            *to = from;
-        }
-        u64::from_be_bytes(bytes)
     }
 
     /// The next `n` bits, 1 to 32, which must be ready.
@@ -100,6 +89,18 @@ impl<'a> Bits<'a> {
     pub fn overrun(&self) -> bool {
         self.position() > 8 * self.data.len()
     }
+}
+
+/// The eight bytes from `next` on, near the end or beyond it.
+#[cold]
+#[inline(never)]
+fn tail(data: &[u8], next: usize) -> u64 {
+    let mut bytes = [0; 8];
+    let rest = data.get(next..).unwrap_or_default();
+    for (to, &from) in bytes.iter_mut().zip(rest) {
+        *to = from;
+    }
+    u64::from_be_bytes(bytes)
 }
 
 #[test]

@@ -19,7 +19,7 @@ use super::huffman::TABLES;
 use super::noise;
 use super::rates::Rate;
 use super::shaping::{needed, shape};
-use super::stream::{BANDS, Band, CUT_SHORT, LINES, Layout, SHORT_LINES, Shape, Stream};
+use super::stream::{Bands, CUT_SHORT, LINES, Layout, SHORT_LINES, Shape, Stream};
 
 /// Channel elements of a packet: 16 each of four kinds. More are damage, and would make a packet slow.
 const MAX_ELEMENTS: usize = 64;
@@ -31,7 +31,7 @@ pub(super) struct Reader {
     kept: usize,
     /// The streams of a pair, and their spectra.
     streams: [Stream; 2],
-    spectra: Box<[[f32; LINES]; 2]>,
+    spectra: [Box<[f32; LINES]>; 2],
     /// The window shape of each channel's last frame.
     shapes: Vec<Shape>,
     /// The sums of the spectra that share their windows; those in use are the first `sums_used`.
@@ -77,7 +77,7 @@ impl Reader {
             rate,
             kept,
             streams: [Stream::new(), Stream::new()],
-            spectra: Box::new([[0.0; LINES]; 2]),
+            spectra: [Box::new([0.0; LINES]), Box::new([0.0; LINES])],
             shapes: vec![],
             sums: vec![],
             sums_used: 0,
@@ -148,11 +148,11 @@ impl Reader {
         let seed = at.seed(at.channels);
         at.channels += 1;
         if !heard {
-            return stream.spectrum(&mut at.bits, &layout, &[false; BANDS], last, lines);
+            return stream.spectrum(&mut at.bits, &layout, Bands::default(), last, lines);
         }
-        let wanted = below(&layout, needed(&stream.filters, kept));
-        stream.spectrum(&mut at.bits, &layout, &wanted, last, lines)?;
-        stream.add_noise(&layout, &wanted, |_| seed, lines);
+        let wanted = layout.below(needed(&stream.filters, kept));
+        stream.spectrum(&mut at.bits, &layout, wanted, last, lines)?;
+        stream.add_noise(&layout, wanted, seed, lines);
         shape(&stream.filters, kept, lines);
         at.heard += 1;
         self.add(windows, 0);
@@ -172,59 +172,55 @@ impl Reader {
 
         // The left channel, for now as far as itself needs.
         let gain = at.bits.read(8) as i32;
-        let left = if let Some(layout) = common { layout } else { Layout::read(&mut at.bits, self.rate)? };
-        self.streams[0].read(&mut at.bits, &left, gain)?;
+        let own_left = if common.is_none() { Some(Layout::read(&mut at.bits, self.rate)?) } else { None };
+        let left = own_left.as_ref().or(common.as_ref()).ok_or(CUT_SHORT)?;
+        self.streams[0].read(&mut at.bits, left, gain)?;
         let numbers = at.bits;
-        let kept_left = self.kept(&left);
+        let kept_left = self.kept(left);
         let needed_left = needed(&self.streams[0].filters, kept_left);
-        let mut wanted = if heard { below(&left, needed_left) } else { [false; BANDS] };
-        self.streams[0].spectrum(&mut at.bits, &left, &wanted, false, &mut self.spectra[0])?;
+        let mut wanted = if heard { left.below(needed_left) } else { Bands::default() };
+        self.streams[0].spectrum(&mut at.bits, left, wanted, false, &mut self.spectra[0])?;
 
         let gain = at.bits.read(8) as i32;
-        let right = if let Some(layout) = common { layout } else { Layout::read(&mut at.bits, self.rate)? };
-        self.streams[1].read(&mut at.bits, &right, gain)?;
-        let kept_right = self.kept(&right);
+        let own_right = if common.is_none() { Some(Layout::read(&mut at.bits, self.rate)?) } else { None };
+        let right = own_right.as_ref().or(common.as_ref()).ok_or(CUT_SHORT)?;
+        self.streams[1].read(&mut at.bits, right, gain)?;
+        let kept_right = self.kept(right);
         let needed_right = needed(&self.streams[1].filters, kept_right);
 
-        let windows = [(0, &left), (1, &right)].map(|(i, layout)| windows(&mut self.shapes, at.channels + i, layout));
+        let windows = [(0, left), (1, right)].map(|(i, layout)| windows(&mut self.shapes, at.channels + i, layout));
         let seeds = [at.seed(at.channels), at.seed(at.channels + 1)];
         at.channels += 2;
         let [left_stream, right_stream] = &self.streams;
-        let [left_lines, right_lines] = &mut *self.spectra;
+        let [left_lines, right_lines] = &mut self.spectra;
         if !heard {
-            return right_stream.spectrum(&mut at.bits, &right, &[false; BANDS], last, right_lines);
+            return right_stream.spectrum(&mut at.bits, right, Bands::default(), last, right_lines);
         }
         at.heard += 2;
 
+        // How the right channel's bands are made.
+        let from_left = right_stream.intensity;
+        let mid_side = mask.used.without(from_left).without(left_stream.noise).without(right_stream.noise);
+        let factor = |place: usize| right_stream.gains[place] * if mask.inverts(place) { -1.0 } else { 1.0 };
+        // Both channels' noise is the same where the mask is set (section 4.6.13.6).
+        let shared = mask.used.and(left_stream.noise);
+
         let alike = common.is_some() && windows[0] == windows[1] && left_stream.filters == right_stream.filters;
-        let stereo = |place: usize| match right_stream.intensity(place) {
-            Some(factor) => Stereo::Intensity(if mask.inverts(place) { -factor } else { factor }),
-            None if left_stream.is_noise(place) || right_stream.is_noise(place) => Stereo::None,
-            None if mask.used[place] => Stereo::MidSide,
-            None => Stereo::None,
-        };
-        let noises = |place: usize| {
-            // Both channels' noise is the same where the mask is set (section 4.6.13.6).
-            if mask.used[place] && left_stream.is_noise(place) { seeds[0] } else { seeds[1] }
-        };
         if alike {
             // The side, and what is made from the left channel, is not needed for the sum.
-            let mut wanted_right = wanted;
-            for (place, wanted) in wanted_right.iter_mut().enumerate().take(right.count()) {
-                *wanted &= stereo(place) == Stereo::None;
+            let own = wanted.without(mid_side).without(from_left).without(right_stream.zero());
+            right_stream.spectrum(&mut at.bits, right, own, last, right_lines)?;
+            left_stream.add_noise(left, wanted, seeds[0], left_lines);
+            right_stream.add_noise(right, own.and(shared), seeds[0], right_lines);
+            right_stream.add_noise(right, own.without(shared), seeds[1], right_lines);
+            for range in left.bands(own).flat_map(|(_, band)| band.lines()) {
+                left_lines[range.clone()].iter_mut().zip(&right_lines[range]).for_each(|(sum, x)| *sum += x);
             }
-            right_stream.spectrum(&mut at.bits, &right, &wanted_right, last, right_lines)?;
-            left_stream.add_noise(&left, &wanted, |_| seeds[0], left_lines);
-            right_stream.add_noise(&right, &wanted_right, noises, right_lines);
-            for (place, band) in left.all().enumerate().filter(|(place, _)| wanted[*place]) {
-                let factor = match stereo(place) {
-                    Stereo::None => {
-                        add(band, right_lines, left_lines);
-                        continue;
-                    }
-                    Stereo::MidSide => 2.0,
-                    Stereo::Intensity(factor) => 1.0 + factor,
-                };
+            for range in left.bands(wanted.and(mid_side)).flat_map(|(_, band)| band.lines()) {
+                left_lines[range].iter_mut().for_each(|x| *x *= 2.0);
+            }
+            for (place, band) in left.bands(wanted.and(from_left)) {
+                let factor = 1.0 + factor(place);
                 band.lines().for_each(|range| left_lines[range].iter_mut().for_each(|x| *x *= factor));
             }
             shape(&left_stream.filters, kept_left, left_lines);
@@ -232,30 +228,29 @@ impl Reader {
             return Ok(());
         }
 
-        let mut wanted_right = below(&right, needed_right);
+        let mut wanted_right = right.below(needed_right);
         if common.is_some() {
             // Each is made from both, so that both must go as far as either needs.
-            let both = below(&right, needed_left.max(needed_right));
-            if both != wanted {
-                wanted = both;
-                left_stream.spectrum(&mut numbers.clone(), &left, &wanted, true, left_lines)?;
+            wanted_right = right.below(needed_left.max(needed_right));
+            if wanted_right != wanted {
+                wanted = wanted_right;
+                left_stream.spectrum(&mut numbers.clone(), left, wanted, true, left_lines)?;
             }
-            wanted_right = both;
         }
-        right_stream.spectrum(&mut at.bits, &right, &wanted_right, last, right_lines)?;
-        left_stream.add_noise(&left, &wanted, |_| seeds[0], left_lines);
-        right_stream.add_noise(&right, &wanted_right, noises, right_lines);
+        right_stream.spectrum(&mut at.bits, right, wanted_right, last, right_lines)?;
+        left_stream.add_noise(left, wanted, seeds[0], left_lines);
+        right_stream.add_noise(right, wanted_right.and(shared), seeds[0], right_lines);
+        right_stream.add_noise(right, wanted_right.without(shared), seeds[1], right_lines);
         if common.is_some() {
-            for (place, band) in left.all().enumerate().filter(|(place, _)| wanted[*place]) {
-                let (a, b) = match stereo(place) {
-                    Stereo::None => continue,
-                    Stereo::MidSide => (1.0, -1.0),
-                    Stereo::Intensity(factor) => (0.0, factor),
-                };
+            for range in left.bands(wanted.and(mid_side)).flat_map(|(_, band)| band.lines()) {
+                for (left, right) in left_lines[range.clone()].iter_mut().zip(&mut right_lines[range]) {
+                    (*left, *right) = (*left + *right, *left - *right);
+                }
+            }
+            for (place, band) in left.bands(wanted.and(from_left)) {
+                let factor = factor(place);
                 for range in band.lines() {
-                    for (left, right) in left_lines[range.clone()].iter_mut().zip(&mut right_lines[range]) {
-                        (*left, *right) = if a == 0.0 { (*left, b * *left) } else { (*left + *right, *left - *right) };
-                    }
+                    right_lines[range.clone()].iter_mut().zip(&left_lines[range]).for_each(|(r, l)| *r = factor * l);
                 }
             }
         }
@@ -284,10 +279,10 @@ impl Reader {
         let layout = Layout::read(bits, self.rate)?;
         let stream = &mut self.streams[0];
         stream.read(bits, &layout, gain)?;
-        stream.spectrum(bits, &layout, &[false; BANDS], false, &mut self.spectra[0])?;
+        stream.spectrum(bits, &layout, Bands::default(), false, &mut self.spectra[0])?;
         for _ in 1..gain_lists {
             let common = independent || bits.flag();
-            let gains = if common { 1 } else { (0..layout.count()).filter(|&place| !stream.is_zero(place)).count() };
+            let gains = if common { 1 } else { layout.bands(Bands::ALL.without(stream.zero())).count() };
             for _ in 0..gains {
                 TABLES.difference(bits);
             }
@@ -295,75 +290,47 @@ impl Reader {
         Ok(())
     }
 
-    /// Adds a spectrum to those of its windows.
+    /// Adds a spectrum to those of its windows. What is in its place then is undefined.
     fn add(&mut self, windows: Windows, spectrum: usize) {
-        let lines = &self.spectra[spectrum];
+        let lines = &mut self.spectra[spectrum];
         if let Some((_, sum)) = self.sums[..self.sums_used].iter_mut().find(|(w, _)| *w == windows) {
-            sum.iter_mut().zip(lines).for_each(|(sum, x)| *sum += x);
+            sum.iter_mut().zip(lines.iter()).for_each(|(sum, x)| *sum += x);
             return;
         }
         if self.sums_used == self.sums.len() {
             self.sums.push((windows, Box::new([0.0; LINES])));
         }
         let (key, sum) = &mut self.sums[self.sums_used];
-        (*key, **sum) = (windows, *lines);
+        *key = windows;
+        std::mem::swap(sum, lines);
         self.sums_used += 1;
     }
 }
 
-/// How a band of the right channel is made.
-#[derive(Clone, Copy, PartialEq)]
-enum Stereo {
-    None,
-    MidSide,
-    /// The left channel, times this.
-    Intensity(f32),
-}
-
 /// ms_mask_present and ms_used.
+#[derive(Default)]
 struct Mask {
-    used: [bool; BANDS],
+    used: Bands,
     /// The bits are in the stream, one for each band.
     given: bool,
 }
 
-impl Default for Mask {
-    fn default() -> Mask {
-        Mask { used: [false; BANDS], given: false }
-    }
-}
-
 impl Mask {
     fn read(bits: &mut Bits, layout: &Layout) -> Result<Mask> {
-        let mut mask = Mask::default();
         match bits.read(2) {
-            0 => {}
+            0 => Ok(Mask::default()),
             1 => {
-                mask.given = true;
-                mask.used[..layout.count()].iter_mut().for_each(|used| *used = bits.flag());
+                let used = (0..layout.count()).fold(0, |used, place| used | u128::from(bits.flag()) << place);
+                Ok(Mask { used: Bands(used), given: true })
             }
-            2 => mask.used.fill(true),
-            _ => return Err(Error::DecodeError("aac: reserved mid/side mask")),
+            2 => Ok(Mask { used: Bands::ALL, given: false }),
+            _ => Err(Error::DecodeError("aac: reserved mid/side mask")),
         }
-        Ok(mask)
     }
 
     /// Of intensity stereo a bit means the other sign (section 4.6.8.2.3).
     fn inverts(&self, place: usize) -> bool {
-        self.given && self.used[place]
-    }
-}
-
-/// The bands that begin below a line.
-fn below(layout: &Layout, line: usize) -> [bool; BANDS] {
-    let mut wanted = [false; BANDS];
-    wanted.iter_mut().zip(layout.all()).for_each(|(wanted, band)| *wanted = band.from < line);
-    wanted
-}
-
-fn add(band: Band, from: &[f32; LINES], to: &mut [f32; LINES]) {
-    for range in band.lines() {
-        to[range.clone()].iter_mut().zip(&from[range]).for_each(|(to, from)| *to += from);
+        self.given && self.used.has(place)
     }
 }
 

@@ -123,6 +123,8 @@ pub(super) struct Tables {
     pairs: Box<[[f32; 2]; 2048]>,
     /// By magnitude, to the power 4/3.
     magnitudes: Box<[f32; LARGEST + 1]>,
+    /// 2^(n/4), from n = −100 on.
+    gains: [f32; 256],
 }
 
 pub(super) static TABLES: LazyLock<Tables> = LazyLock::new(|| {
@@ -144,6 +146,7 @@ pub(super) static TABLES: LazyLock<Tables> = LazyLock::new(|| {
         quads: Box::new(std::array::from_fn(|i| std::array::from_fn(|k| digit(i, QUAD_BASE, 3 - k as u32)))),
         pairs: Box::new(std::array::from_fn(|i| std::array::from_fn(|k| digit(i, PAIR_BASE, 1 - k as u32)))),
         magnitudes: Box::new(std::array::from_fn(magnitude)),
+        gains: std::array::from_fn(|i| ((i as f64 - 100.0) / 4.0).exp2() as f32),
     }
 });
 
@@ -154,71 +157,73 @@ impl Tables {
         (self.scale_factors.entry(bits) >> 8) as i32 - 60
     }
 
-    /// `scale · sign(q) · |q|^(4/3)` (section 4.6.3.3) of `out.len()` numbers, a multiple of 4, in `book`, 1 to 11.
-    /// False where an escape is longer than there are.
-    pub fn read(&self, bits: &mut Bits, book: u8, scale: f32, out: &mut [f32]) -> bool {
+    /// `sign(q) · |q|^(4/3)` (section 4.6.3.3) of `out.len()` numbers, a multiple of 4, in `book`, 1 to 11. False where
+    /// an escape is longer than there are.
+    pub fn read(&self, reader: &mut Bits, book: u8, out: &mut [f32]) -> bool {
+        // A copy stays in registers.
+        let mut bits = *reader;
         let lookup = &self.books[usize::from(book) - 1];
         match book {
             1..=4 => {
                 for four in out.as_chunks_mut::<4>().0 {
                     bits.refill();
-                    let values = &self.quads[(lookup.entry(bits) >> 8) as usize & 1023];
-                    *four = values.map(|v| v * scale);
+                    *four = self.quads[(lookup.entry(&mut bits) >> 8) as usize & 1023];
                 }
             }
             5..=10 => {
                 for four in out.as_chunks_mut::<4>().0 {
                     bits.refill();
-                    let [a, b] = self.pairs[(lookup.entry(bits) >> 8) as usize & 2047];
-                    let [c, d] = self.pairs[(lookup.entry(bits) >> 8) as usize & 2047];
-                    *four = [a, b, c, d].map(|v| v * scale);
+                    let [a, b] = self.pairs[(lookup.entry(&mut bits) >> 8) as usize & 2047];
+                    let [c, d] = self.pairs[(lookup.entry(&mut bits) >> 8) as usize & 2047];
+                    *four = [a, b, c, d];
                 }
             }
             _ => {
                 for two in out.as_chunks_mut::<2>().0 {
                     bits.refill();
-                    let entry = lookup.entry(bits);
-                    let mut values = self.pairs[(entry >> 8) as usize & 2047];
+                    let entry = lookup.entry(&mut bits);
+                    *two = self.pairs[(entry >> 8) as usize & 2047];
                     if entry & ESCAPE != 0 {
                         let base = PAIR_BASE as u32;
                         let numbers = [(entry >> 8) / base, (entry >> 8) % base].map(|n| n as i32 - PAIR_BASE / 2);
-                        for (value, number) in values.iter_mut().zip(numbers).filter(|(_, n)| n.abs() == 16) {
-                            let Some(magnitude) = escape(bits) else { return false };
+                        for (value, number) in two.iter_mut().zip(numbers).filter(|(_, n)| n.abs() == 16) {
+                            let Some(magnitude) = escape(&mut bits) else { return false };
                             *value = self.magnitudes[magnitude] * number.signum() as f32;
                         }
                     }
-                    *two = values.map(|v| v * scale);
                 }
             }
         }
+        *reader = bits;
         true
     }
 
     /// Passes over `n` numbers, a multiple of 4.
-    pub fn pass_over(&self, bits: &mut Bits, book: u8, n: usize) -> bool {
+    pub fn pass_over(&self, reader: &mut Bits, book: u8, n: usize) -> bool {
+        let mut bits = *reader;
         let lookup = &self.books[usize::from(book) - 1];
         match book {
             1..=4 => {
                 for _ in 0..n / 4 {
                     bits.refill();
-                    lookup.entry(bits);
+                    lookup.entry(&mut bits);
                 }
             }
             5..=10 => {
                 for _ in 0..n / 4 {
                     bits.refill();
-                    lookup.entry(bits);
-                    lookup.entry(bits);
+                    lookup.entry(&mut bits);
+                    lookup.entry(&mut bits);
                 }
             }
             _ => {
                 for _ in 0..n / 2 {
                     bits.refill();
-                    let entry = lookup.entry(bits);
+                    let entry = lookup.entry(&mut bits);
                     if entry & ESCAPE != 0 {
                         let base = PAIR_BASE as u32;
                         for number in [(entry >> 8) / base, (entry >> 8) % base] {
-                            if (number == 0 || number == 32) && escape(bits).is_none() {
+                            if (number == 0 || number == 32) && escape(&mut bits).is_none() {
                                 return false;
                             }
                         }
@@ -226,7 +231,13 @@ impl Tables {
                 }
             }
         }
+        *reader = bits;
         true
+    }
+
+    /// 2^(n/4), of −100 to 155 and not beyond: what scale factors say (section 4.6.2.3.3).
+    pub fn gain(&self, n: i32) -> f32 {
+        self.gains[(n.clamp(-100, 155) + 100) as usize]
     }
 
     /// `|q|^(4/3)`, of no more than an escape can say.
@@ -237,6 +248,7 @@ impl Tables {
 
 /// A magnitude of 16 or more (section 4.6.3.3): as many ones as bits follow the zero beyond four, then its bits below
 /// the highest. Two of up to 21 bits fit behind a code without a refill.
+#[inline(always)]
 fn escape(bits: &mut Bits) -> Option<usize> {
     let ones = bits.leading_ones();
     if ones > 8 {
@@ -313,10 +325,10 @@ mod tests {
             }
             let mut bits = Bits::new(&writer.bytes);
             let mut read = vec![0.0; expected.len()];
-            assert!(TABLES.read(&mut bits, book, 0.5, &mut read));
+            assert!(TABLES.read(&mut bits, book, &mut read));
             assert_eq!(bits.position(), writer.at);
             for (read, expected) in read.iter().zip(&expected) {
-                let wanted = 0.5 * expected.signum() * expected.abs().powf(4.0 / 3.0);
+                let wanted = expected.signum() * expected.abs().powf(4.0 / 3.0);
                 assert!((read - wanted).abs() <= 1e-5 * wanted.abs(), "book {book}: {read}, expected {wanted}");
             }
             let mut bits = Bits::new(&writer.bytes);
@@ -344,7 +356,7 @@ mod tests {
         writer.put(code, length);
         writer.put(0, 2);
         (0..20).for_each(|_| writer.put(u32::MAX, 32));
-        assert!(!TABLES.read(&mut Bits::new(&writer.bytes), 11, 1.0, &mut values));
+        assert!(!TABLES.read(&mut Bits::new(&writer.bytes), 11, &mut values));
         assert!(!TABLES.pass_over(&mut Bits::new(&writer.bytes), 11, 64));
     }
 }

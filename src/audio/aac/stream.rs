@@ -1,5 +1,7 @@
 //! One channel of a packet: its windows, bands, scale factors and spectrum (ISO/IEC 14496-3, sections 4.4.2.7, 4.5.2.3).
 
+use std::ops::Range;
+
 use symphonia::core::errors::{Error, Result};
 
 use super::bits::Bits;
@@ -13,12 +15,12 @@ pub(super) const LINES: usize = 1024;
 /// Lines of each of the eight short windows.
 pub(super) const SHORT_LINES: usize = 128;
 /// Room for the bands of all groups: 8 of up to 15, or one of up to 51.
-pub(super) const BANDS: usize = 128;
+const BANDS: usize = 128;
 
 /// Codebooks that are not of a spectrum (table 4.150).
 const ZERO: u8 = 0;
 const RESERVED: u8 = 12;
-pub(super) const NOISE: u8 = 13;
+const NOISE: u8 = 13;
 /// Against the left channel's phase, and in it.
 const OPPOSITE: u8 = 14;
 const IN_PHASE: u8 = 15;
@@ -41,34 +43,80 @@ pub(super) enum Shape {
 }
 
 /// ics_info: how a frame is cut into windows, groups of them, and bands.
-#[derive(Clone, Copy)]
 pub(super) struct Layout {
     pub sequence: Sequence,
     pub shape: Shape,
-    /// Bands per group that may be other than zero.
-    bands: usize,
-    groups: usize,
-    /// Windows of each group.
-    group_lengths: [u8; 8],
+    /// Bands of each group that may be other than zero.
+    per_group: usize,
+    /// Those of all groups, in the order of the stream; `count` of them.
+    bands: [Band; BANDS],
+    count: usize,
     pub offsets: &'static [u16],
     /// Bands that temporal noise shaping may cover.
     shaped: usize,
 }
 
 /// A scale factor band of one group: the lines `from..to` of the windows `window..window + windows`.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub(super) struct Band {
-    pub window: usize,
-    pub windows: usize,
-    pub from: usize,
-    pub to: usize,
+    window: u8,
+    windows: u8,
+    from: u16,
+    to: u16,
 }
 
 impl Band {
     /// The lines in a frame, per window.
-    pub fn lines(self) -> impl Iterator<Item = std::ops::Range<usize>> {
-        (self.window..self.window + self.windows)
-            .map(move |w| w * SHORT_LINES + self.from..w * SHORT_LINES + self.to)
+    pub fn lines(self) -> impl Iterator<Item = Range<usize>> {
+        let (from, to) = (usize::from(self.from), usize::from(self.to));
+        (self.window..self.window + self.windows).map(move |window| {
+            let start = usize::from(window) * SHORT_LINES;
+            start + from..start + to
+        })
+    }
+
+    /// Of all its windows.
+    fn size(self) -> usize {
+        usize::from(self.to - self.from) * usize::from(self.windows)
+    }
+}
+
+/// Bands of a [`Layout`], by their places.
+#[derive(Clone, Copy, Default, PartialEq)]
+pub(super) struct Bands(pub u128);
+
+impl Bands {
+    pub const ALL: Bands = Bands(u128::MAX);
+
+    fn range(places: Range<usize>) -> Bands {
+        // Of no more than 128 places, so that no shift is of 128.
+        let below = |n: usize| if n < BANDS { (1 << n) - 1 } else { u128::MAX };
+        Bands(below(places.end) & !below(places.start))
+    }
+
+    pub fn has(self, place: usize) -> bool {
+        self.0 >> place & 1 == 1
+    }
+
+    pub fn and(self, other: Bands) -> Bands {
+        Bands(self.0 & other.0)
+    }
+
+    pub fn without(self, other: Bands) -> Bands {
+        Bands(self.0 & !other.0)
+    }
+
+    fn with(self, other: Bands) -> Bands {
+        Bands(self.0 | other.0)
+    }
+
+    pub fn places(self) -> impl Iterator<Item = usize> {
+        let mut left = self.0;
+        std::iter::from_fn(move || {
+            let place = left.trailing_zeros() as usize;
+            left &= left.wrapping_sub(1);
+            (place < BANDS).then_some(place)
+        })
     }
 }
 
@@ -84,10 +132,11 @@ impl Layout {
             _ => Sequence::Stop,
         };
         let shape = if bits.flag() { Shape::Kbd } else { Shape::Sine };
-        let mut group_lengths = [0; 8];
-        let (mut groups, bands) = (1, bits.read(if sequence == Sequence::Short { 4 } else { 6 }) as usize);
+        let is_short = sequence == Sequence::Short;
+        let per_group = bits.read(if is_short { 4 } else { 6 }) as usize;
+        let (mut groups, mut group_lengths) = (1, [0u8; 8]);
         group_lengths[0] = 1;
-        if sequence == Sequence::Short {
+        if is_short {
             for _ in 1..8 {
                 groups += if bits.flag() { 0 } else { 1 };
                 group_lengths[groups - 1] += 1;
@@ -96,49 +145,60 @@ impl Layout {
             return Err(Error::Unsupported("aac: prediction (AAC Main or LTP)"));
         }
         let (offsets, shaped) =
-            if sequence == Sequence::Short { (rate.short, rate.short_shaped) } else { (rate.long, rate.long_shaped) };
-        if bands >= offsets.len() {
+            if is_short { (rate.short, rate.short_shaped) } else { (rate.long, rate.long_shaped) };
+        if per_group >= offsets.len() {
             return Err(Error::DecodeError("aac: more bands than there are"));
         }
-        Ok(Layout { sequence, shape, bands, groups, group_lengths, offsets, shaped })
+        let mut bands = [Band::default(); BANDS];
+        let mut window = 0;
+        for (group, &windows) in group_lengths[..groups].iter().enumerate() {
+            // Up to 8 · 15, or 1 · 51.
+            for (band, edge) in bands[group * per_group..].iter_mut().zip(offsets.windows(2)).take(per_group) {
+                *band = Band { window, windows, from: edge[0], to: edge[1] };
+            }
+            window += windows;
+        }
+        Ok(Layout { sequence, shape, per_group, bands, count: groups * per_group, offsets, shaped })
     }
 
     pub fn is_short(&self) -> bool {
         self.sequence == Sequence::Short
     }
 
-    /// The bands of all groups, in the order of the stream; up to [`BANDS`].
-    pub fn all(&self) -> impl Iterator<Item = Band> {
-        let mut next = 0;
-        let groups = self.group_lengths.into_iter().take(self.groups).map(move |n| {
-            next += usize::from(n);
-            (next - usize::from(n), usize::from(n))
-        });
-        let (offsets, bands) = (self.offsets, self.bands);
-        groups.flat_map(move |(window, windows)| {
-            offsets.windows(2).take(bands).map(move |edge| {
-                let (from, to) = (usize::from(edge[0]), usize::from(edge[1]));
-                Band { window, windows, from, to }
-            })
-        })
+    pub fn count(&self) -> usize {
+        self.count
     }
 
-    pub fn count(&self) -> usize {
-        self.groups * self.bands
+    /// The bands of some places.
+    pub fn bands(&self, places: Bands) -> impl Iterator<Item = (usize, Band)> {
+        places.and(Bands::range(0..self.count)).places().map(|place| (place, self.bands[place]))
+    }
+
+    /// The places of the bands that begin below a line of their windows.
+    pub fn below(&self, line: usize) -> Bands {
+        let within = self.offsets[..self.per_group].partition_point(|&from| usize::from(from) < line);
+        let groups = self.count.checked_div(self.per_group).unwrap_or(0);
+        let starts = (0..groups).map(|group| group * self.per_group);
+        starts.fold(Bands::default(), |bands, start| bands.with(Bands::range(start..start + within)))
     }
 
     /// The line at which `band` begins or, if it may not be shaped, at which that ends.
     pub fn shaped_line(&self, band: usize) -> usize {
-        usize::from(self.offsets[band.min(self.shaped).min(self.bands)])
+        usize::from(self.offsets[band.min(self.shaped).min(self.per_group)])
     }
 }
 
-/// What one channel says of itself ahead of its spectrum. The arrays' places are those of [`Layout::all`].
+/// What one channel says of itself ahead of its spectrum, by the places of its [`Layout`].
 pub(super) struct Stream {
     books: [u8; BANDS],
+    /// Bands whose numbers are in the stream.
+    coded: Bands,
+    pub noise: Bands,
+    /// Bands made from the left channel's.
+    pub intensity: Bands,
     /// What the numbers of a band are multiplied by; of intensity stereo what the left channel is (without the sign that
     /// the mask gives); of noise the root of the energy in each window.
-    gains: [f32; BANDS],
+    pub gains: [f32; BANDS],
     pub filters: Vec<Filter>,
     /// Lines and what is added to their magnitudes.
     pulses: Vec<(usize, u32)>,
@@ -146,7 +206,9 @@ pub(super) struct Stream {
 
 impl Stream {
     pub fn new() -> Stream {
-        Stream { books: [0; BANDS], gains: [0.0; BANDS], filters: vec![], pulses: vec![] }
+        let none = Bands::default();
+        let (books, gains) = ([0; BANDS], [0.0; BANDS]);
+        Stream { books, coded: none, noise: none, intensity: none, gains, filters: vec![], pulses: vec![] }
     }
 
     /// individual_channel_stream up to the spectrum, behind ics_info and the first 8 bits.
@@ -171,27 +233,35 @@ impl Stream {
     fn sections(&mut self, bits: &mut Bits, layout: &Layout) -> Result<()> {
         let size = if layout.is_short() { 3 } else { 5 };
         let escape = (1 << size) - 1;
-        for group in self.books[..layout.count()].chunks_exact_mut(layout.bands.max(1)) {
-            let mut at = 0;
-            while at < group.len() {
-                let book = bits.read(4) as u8;
-                if book == RESERVED {
-                    return Err(Error::DecodeError("aac: reserved codebook"));
+        (self.coded, self.noise, self.intensity) = Default::default();
+        let mut at = 0;
+        while at < layout.count {
+            let end = (at / layout.per_group + 1) * layout.per_group;
+            let book = bits.read(4) as u8;
+            let from = at;
+            loop {
+                let more = bits.read(size) as usize;
+                at += more;
+                if more != escape || at > end {
+                    break;
                 }
-                let from = at;
-                loop {
-                    let more = bits.read(size) as usize;
-                    at += more;
-                    if more != escape || at > group.len() {
-                        break;
-                    }
-                }
-                // Runs may be empty, so only the end of the packet ends them.
-                if bits.overrun() {
-                    return Err(CUT_SHORT);
-                }
-                group.get_mut(from..at).ok_or(Error::DecodeError("aac: more bands than there are"))?.fill(book);
             }
+            // Runs may be empty, so only the end of the packet ends them.
+            if bits.overrun() {
+                return Err(CUT_SHORT);
+            }
+            if at > end {
+                return Err(Error::DecodeError("aac: more bands than there are"));
+            }
+            self.books[from..at].fill(book);
+            let kind = match book {
+                ZERO => continue,
+                RESERVED => return Err(Error::DecodeError("aac: reserved codebook")),
+                NOISE => &mut self.noise,
+                OPPOSITE | IN_PHASE => &mut self.intensity,
+                _ => &mut self.coded,
+            };
+            *kind = kind.with(Bands::range(from..at));
         }
         Ok(())
     }
@@ -200,27 +270,25 @@ impl Stream {
     fn scale_factors(&mut self, bits: &mut Bits, layout: &Layout, global_gain: i32) -> Result<()> {
         let (mut factor, mut position) = (global_gain, 0);
         let (mut energy, mut first_noise) = (global_gain - 90, true);
-        let quarter_powers = |exponent: i32| (exponent as f32 / 4.0).exp2();
-        let count = layout.count();
+        let count = layout.count;
         for (gain, &book) in self.gains[..count].iter_mut().zip(&self.books[..count]) {
             *gain = match book {
                 ZERO => 0.0,
                 NOISE => {
                     energy += if first_noise { bits.read(9) as i32 - 256 } else { TABLES.difference(bits) };
                     first_noise = false;
-                    // What the scale factors can say, so that damage stays finite.
-                    quarter_powers(energy.clamp(-100, 155))
+                    TABLES.gain(energy)
                 }
                 OPPOSITE | IN_PHASE => {
                     position += TABLES.difference(bits);
-                    quarter_powers(-position.clamp(-155, 100)) * if book == IN_PHASE { 1.0 } else { -1.0 }
+                    TABLES.gain(-position) * if book == IN_PHASE { 1.0 } else { -1.0 }
                 }
                 _ => {
                     factor += TABLES.difference(bits);
                     if !(0..256).contains(&factor) {
                         return Err(Error::DecodeError("aac: impossible scale factor"));
                     }
-                    quarter_powers(factor - 100)
+                    TABLES.gain(factor - 100)
                 }
             };
         }
@@ -245,67 +313,64 @@ impl Stream {
         Ok(())
     }
 
-    /// Whether the numbers of a band, by its place, are in the stream.
-    pub fn is_coded(&self, band: usize) -> bool {
-        (1..RESERVED).contains(&self.books[band])
+    /// Bands that are zero.
+    pub fn zero(&self) -> Bands {
+        Bands::ALL.without(self.coded).without(self.noise).without(self.intensity)
     }
 
-    pub fn is_zero(&self, band: usize) -> bool {
-        self.books[band] == ZERO
-    }
-
-    pub fn is_noise(&self, band: usize) -> bool {
-        self.books[band] == NOISE
-    }
-
-    /// What the left channel is multiplied by to give this one, before the sign of the mask.
-    pub fn intensity(&self, band: usize) -> Option<f32> {
-        (self.books[band] >= OPPOSITE).then(|| self.gains[band])
-    }
-
-    /// spectral_data: the numbers of the bands that are wanted; the lines of all others are zero. Of the last channel
-    /// that is of interest what follows the last band wanted `may_end`, and is not passed over.
+    /// spectral_data: the lines of the bands that are `wanted`, and zeros in place of their noise and above all bands. The
+    /// other lines are left as they were. Of the last channel that is of interest what follows the last number wanted
+    /// `may_end`, and is not passed over.
     pub fn spectrum(
         &self,
         bits: &mut Bits,
         layout: &Layout,
-        wanted: &[bool; BANDS],
+        wanted: Bands,
         may_end: bool,
         lines: &mut [f32; LINES],
     ) -> Result<()> {
-        lines.fill(0.0);
-        let long_enough = |ok: bool| if ok { Ok(()) } else { Err(Error::DecodeError("aac: impossible escape")) };
-        let count = layout.count();
-        let end = if may_end { (0..count).rfind(|&b| wanted[b]).map_or(0, |b| b + 1) } else { count };
-        let mut passed = (0, 0);
-        for (place, band) in layout.all().enumerate().take(end) {
-            if !self.is_coded(place) {
-                continue;
-            }
-            let book = self.books[place];
-            if !wanted[place] {
-                // Neighbours with the same book are passed over together.
-                let n = (band.to - band.from) * band.windows;
-                if passed.0 == book {
-                    passed.1 += n;
-                    continue;
-                }
-                if passed.1 > 0 {
-                    long_enough(TABLES.pass_over(bits, passed.0, passed.1))?;
-                }
-                passed = (book, n);
-                continue;
-            }
-            if passed.1 > 0 {
-                long_enough(TABLES.pass_over(bits, passed.0, passed.1))?;
-                passed = (0, 0);
-            }
-            for range in band.lines() {
-                long_enough(TABLES.read(bits, book, self.gains[place], &mut lines[range]))?;
-            }
+        const IMPOSSIBLE: Error = Error::DecodeError("aac: impossible escape");
+        for (_, band) in layout.bands(wanted.without(self.coded)) {
+            band.lines().for_each(|range| lines[range].fill(0.0));
         }
-        if passed.1 > 0 {
-            long_enough(TABLES.pass_over(bits, passed.0, passed.1))?;
+        let top = usize::from(layout.offsets[layout.per_group]);
+        for window in lines.chunks_exact_mut(if layout.is_short() { SHORT_LINES } else { LINES }) {
+            window[top..].fill(0.0);
+        }
+
+        let wanted = wanted.and(self.coded);
+        let end = if may_end { BANDS - wanted.0.leading_zeros() as usize } else { layout.count };
+        let mut places = self.coded.and(Bands::range(0..end.min(layout.count))).places().peekable();
+        while let Some(first) = places.next() {
+            // A run of bands that have the same book and are all wanted, or all not.
+            let (book, is_wanted) = (self.books[first], wanted.has(first));
+            let mut last = first;
+            while let Some(next) =
+                places.next_if(|&p| p == last + 1 && self.books[p] == book && wanted.has(p) == is_wanted)
+            {
+                last = next;
+            }
+            let run = &layout.bands[first..=last];
+            if !is_wanted {
+                if !TABLES.pass_over(bits, book, run.iter().map(|band| band.size()).sum()) {
+                    return Err(IMPOSSIBLE);
+                }
+                continue;
+            }
+            if layout.is_short() {
+                for range in run.iter().flat_map(|band| band.lines()) {
+                    if !TABLES.read(bits, book, &mut lines[range]) {
+                        return Err(IMPOSSIBLE);
+                    }
+                }
+            } else if !TABLES.read(bits, book, &mut lines[usize::from(run[0].from)..usize::from(layout.bands[last].to)]) {
+                return Err(IMPOSSIBLE);
+            }
+            for (band, &gain) in run.iter().zip(&self.gains[first..=last]) {
+                for range in band.lines() {
+                    lines[range].iter_mut().for_each(|x| *x *= gain);
+                }
+            }
         }
         if bits.overrun() {
             return Err(CUT_SHORT);
@@ -317,10 +382,10 @@ impl Stream {
     }
 
     /// Pulses are added to the magnitudes of the numbers in the stream, which are found again from the lines.
-    fn add_pulses(&self, layout: &Layout, wanted: &[bool; BANDS], lines: &mut [f32; LINES]) {
+    fn add_pulses(&self, layout: &Layout, wanted: Bands, lines: &mut [f32; LINES]) {
         for &(line, height) in &self.pulses {
-            let found = layout.all().position(|band| (band.from..band.to).contains(&line));
-            let Some(place) = found.filter(|&p| wanted[p] && self.is_coded(p)) else { continue };
+            let found = layout.bands(wanted).find(|(_, band)| (band.from..band.to).contains(&(line as u16)));
+            let Some((place, _)) = found else { continue };
             let gain = self.gains[place];
             let magnitude = (lines[line].abs() / gain).powf(0.75).round() as usize;
             // A zero counts as negative (section 4.6.5.3: only what is above zero is increased).
@@ -329,22 +394,11 @@ impl Stream {
         }
     }
 
-    /// Fills the wanted bands of noise. `seed` says which noise; another channel's where it is `shared`.
-    pub fn add_noise(
-        &self,
-        layout: &Layout,
-        wanted: &[bool; BANDS],
-        seed: impl Fn(usize) -> u64,
-        lines: &mut [f32; LINES],
-    ) {
-        if !self.books[..layout.count()].contains(&NOISE) {
-            return;
-        }
-        for (place, band) in layout.all().enumerate() {
-            if self.is_noise(place) && wanted[place] {
-                for (window, range) in band.lines().enumerate() {
-                    noise::fill(seed(place), place * 8 + window, self.gains[place], &mut lines[range]);
-                }
+    /// Fills the wanted bands of noise; `seed` says which noise.
+    pub fn add_noise(&self, layout: &Layout, wanted: Bands, seed: u64, lines: &mut [f32; LINES]) {
+        for (place, band) in layout.bands(wanted.and(self.noise)) {
+            for (window, range) in band.lines().enumerate() {
+                noise::fill(seed, place * 8 + window, self.gains[place], &mut lines[range]);
             }
         }
     }
