@@ -19,7 +19,7 @@ use super::huffman::TABLES;
 use super::noise;
 use super::rates::Rate;
 use super::shaping::{needed, shape};
-use super::stream::{Bands, CUT_SHORT, LINES, Layout, SHORT_LINES, Shape, Stream};
+use super::stream::{Bands, CUT_SHORT, LINES, Layout, SHORT_LINES, Shape, Stream, scale};
 
 /// Channel elements of a packet: 16 each of four kinds. More are damage, and would make a packet slow.
 const MAX_ELEMENTS: usize = 64;
@@ -213,16 +213,14 @@ impl Reader {
             left_stream.add_noise(left, wanted, seeds[0], left_lines);
             right_stream.add_noise(right, own.and(shared), seeds[0], right_lines);
             right_stream.add_noise(right, own.without(shared), seeds[1], right_lines);
-            for range in left.bands(own).flat_map(|(_, band)| band.lines()) {
-                left_lines[range.clone()].iter_mut().zip(&right_lines[range]).for_each(|(sum, x)| *sum += x);
-            }
-            for range in left.bands(wanted.and(mid_side)).flat_map(|(_, band)| band.lines()) {
-                left_lines[range].iter_mut().for_each(|x| *x *= 2.0);
-            }
-            for (place, band) in left.bands(wanted.and(from_left)) {
-                let factor = 1.0 + factor(place);
-                band.lines().for_each(|range| left_lines[range].iter_mut().for_each(|x| *x *= factor));
-            }
+            left.each(own, |_, range| {
+                let right = right_lines[range.clone()].as_chunks::<4>().0;
+                for (sum, right) in left_lines[range].as_chunks_mut::<4>().0.iter_mut().zip(right) {
+                    *sum = std::array::from_fn(|i| sum[i] + right[i]);
+                }
+            });
+            left.each(wanted.and(mid_side), |_, range| scale(&mut left_lines[range], 2.0));
+            left.each(wanted.and(from_left), |place, range| scale(&mut left_lines[range], 1.0 + factor(place)));
             shape(&left_stream.filters, kept_left, left_lines);
             self.add(windows[0], 0);
             return Ok(());
@@ -242,17 +240,15 @@ impl Reader {
         right_stream.add_noise(right, wanted_right.and(shared), seeds[0], right_lines);
         right_stream.add_noise(right, wanted_right.without(shared), seeds[1], right_lines);
         if common.is_some() {
-            for range in left.bands(wanted.and(mid_side)).flat_map(|(_, band)| band.lines()) {
+            left.each(wanted.and(mid_side), |_, range| {
                 for (left, right) in left_lines[range.clone()].iter_mut().zip(&mut right_lines[range]) {
                     (*left, *right) = (*left + *right, *left - *right);
                 }
-            }
-            for (place, band) in left.bands(wanted.and(from_left)) {
-                let factor = factor(place);
-                for range in band.lines() {
-                    right_lines[range.clone()].iter_mut().zip(&left_lines[range]).for_each(|(r, l)| *r = factor * l);
-                }
-            }
+            });
+            left.each(wanted.and(from_left), |place, range| {
+                right_lines[range.clone()].copy_from_slice(&left_lines[range.clone()]);
+                scale(&mut right_lines[range], factor(place));
+            });
         }
         shape(&left_stream.filters, kept_left, left_lines);
         shape(&right_stream.filters, kept_right, right_lines);

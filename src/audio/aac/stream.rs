@@ -174,6 +174,14 @@ impl Layout {
         places.and(Bands::range(0..self.count)).places().map(|place| (place, self.bands[place]))
     }
 
+    /// Calls with the place of a band and its lines in each of its windows.
+    #[inline(always)]
+    pub fn each(&self, places: Bands, mut call: impl FnMut(usize, Range<usize>)) {
+        for (place, band) in self.bands(places) {
+            band.lines().for_each(|range| call(place, range));
+        }
+    }
+
     /// The places of the bands that begin below a line of their windows.
     pub fn below(&self, line: usize) -> Bands {
         let within = self.offsets[..self.per_group].partition_point(|&from| usize::from(from) < line);
@@ -234,9 +242,11 @@ impl Stream {
         let size = if layout.is_short() { 3 } else { 5 };
         let escape = (1 << size) - 1;
         (self.coded, self.noise, self.intensity) = Default::default();
-        let mut at = 0;
+        let (mut at, mut end) = (0, layout.per_group);
         while at < layout.count {
-            let end = (at / layout.per_group + 1) * layout.per_group;
+            if at == end {
+                end += layout.per_group;
+            }
             let book = bits.read(4) as u8;
             let from = at;
             loop {
@@ -330,9 +340,7 @@ impl Stream {
         lines: &mut [f32; LINES],
     ) -> Result<()> {
         const IMPOSSIBLE: Error = Error::DecodeError("aac: impossible escape");
-        for (_, band) in layout.bands(wanted.without(self.coded)) {
-            band.lines().for_each(|range| lines[range].fill(0.0));
-        }
+        layout.each(wanted.without(self.coded), |_, range| lines[range].fill(0.0));
         let top = usize::from(layout.offsets[layout.per_group]);
         for window in lines.chunks_exact_mut(if layout.is_short() { SHORT_LINES } else { LINES }) {
             window[top..].fill(0.0);
@@ -358,18 +366,18 @@ impl Stream {
                 continue;
             }
             if layout.is_short() {
-                for range in run.iter().flat_map(|band| band.lines()) {
-                    if !TABLES.read(bits, book, &mut lines[range]) {
-                        return Err(IMPOSSIBLE);
+                for band in run {
+                    for range in band.lines() {
+                        if !TABLES.read(bits, book, &mut lines[range]) {
+                            return Err(IMPOSSIBLE);
+                        }
                     }
                 }
             } else if !TABLES.read(bits, book, &mut lines[usize::from(run[0].from)..usize::from(layout.bands[last].to)]) {
                 return Err(IMPOSSIBLE);
             }
             for (band, &gain) in run.iter().zip(&self.gains[first..=last]) {
-                for range in band.lines() {
-                    lines[range].iter_mut().for_each(|x| *x *= gain);
-                }
+                band.lines().for_each(|range| scale(&mut lines[range], gain));
             }
         }
         if bits.overrun() {
@@ -402,4 +410,10 @@ impl Stream {
             }
         }
     }
+}
+
+/// Multiplies the lines of a band, whose number is a multiple of four.
+#[inline(always)]
+pub(super) fn scale(lines: &mut [f32], factor: f32) {
+    lines.as_chunks_mut::<4>().0.iter_mut().for_each(|four| *four = four.map(|x| x * factor));
 }
