@@ -196,9 +196,24 @@ impl Layout {
     }
 }
 
+/// A run of bands, of one group, with the same codebook.
+#[derive(Clone, Copy)]
+struct Section {
+    book: u8,
+    from: u8,
+    to: u8,
+}
+
+impl Section {
+    fn places(self) -> Range<usize> {
+        usize::from(self.from)..usize::from(self.to)
+    }
+}
+
 /// What one channel says of itself ahead of its spectrum, by the places of its [`Layout`].
 pub(super) struct Stream {
-    books: [u8; BANDS],
+    /// Those that are not zero, in order.
+    sections: Vec<Section>,
     /// Bands whose numbers are in the stream.
     coded: Bands,
     pub noise: Bands,
@@ -215,14 +230,21 @@ pub(super) struct Stream {
 impl Stream {
     pub fn new() -> Stream {
         let none = Bands::default();
-        let (books, gains) = ([0; BANDS], [0.0; BANDS]);
-        Stream { books, coded: none, noise: none, intensity: none, gains, filters: vec![], pulses: vec![] }
+        Stream {
+            sections: vec![],
+            coded: none,
+            noise: none,
+            intensity: none,
+            gains: [0.0; BANDS],
+            filters: vec![],
+            pulses: vec![],
+        }
     }
 
     /// individual_channel_stream up to the spectrum, behind ics_info and the first 8 bits.
     pub fn read(&mut self, bits: &mut Bits, layout: &Layout, global_gain: i32) -> Result<()> {
-        self.sections(bits, layout)?;
-        self.scale_factors(bits, layout, global_gain)?;
+        self.read_sections(bits, layout)?;
+        self.read_scale_factors(bits, global_gain)?;
         self.pulses.clear();
         if bits.flag() {
             self.read_pulses(bits, layout)?;
@@ -238,9 +260,10 @@ impl Stream {
     }
 
     /// section_data: the codebooks, as runs.
-    fn sections(&mut self, bits: &mut Bits, layout: &Layout) -> Result<()> {
+    fn read_sections(&mut self, bits: &mut Bits, layout: &Layout) -> Result<()> {
         let size = if layout.is_short() { 3 } else { 5 };
         let escape = (1 << size) - 1;
+        self.sections.clear();
         (self.coded, self.noise, self.intensity) = Default::default();
         let (mut at, mut end) = (0, layout.per_group);
         while at < layout.count {
@@ -263,7 +286,6 @@ impl Stream {
             if at > end {
                 return Err(Error::DecodeError("aac: more bands than there are"));
             }
-            self.books[from..at].fill(book);
             let kind = match book {
                 ZERO => continue,
                 RESERVED => return Err(Error::DecodeError("aac: reserved codebook")),
@@ -272,35 +294,43 @@ impl Stream {
                 _ => &mut self.coded,
             };
             *kind = kind.with(Bands::range(from..at));
+            // Places are less than 128.
+            self.sections.push(Section { book, from: from as u8, to: at as u8 });
         }
         Ok(())
     }
 
     /// scale_factor_data (section 4.6.2.3): each kind of number goes on from the last of its kind.
-    fn scale_factors(&mut self, bits: &mut Bits, layout: &Layout, global_gain: i32) -> Result<()> {
+    fn read_scale_factors(&mut self, bits: &mut Bits, global_gain: i32) -> Result<()> {
         let (mut factor, mut position) = (global_gain, 0);
         let (mut energy, mut first_noise) = (global_gain - 90, true);
-        let count = layout.count;
-        for (gain, &book) in self.gains[..count].iter_mut().zip(&self.books[..count]) {
-            *gain = match book {
-                ZERO => 0.0,
+        for section in &self.sections {
+            let gains = &mut self.gains[section.places()];
+            match section.book {
                 NOISE => {
-                    energy += if first_noise { bits.read(9) as i32 - 256 } else { TABLES.difference(bits) };
-                    first_noise = false;
-                    TABLES.gain(energy)
+                    for gain in gains {
+                        energy += if first_noise { bits.read(9) as i32 - 256 } else { TABLES.difference(bits) };
+                        first_noise = false;
+                        *gain = TABLES.gain(energy);
+                    }
                 }
                 OPPOSITE | IN_PHASE => {
-                    position += TABLES.difference(bits);
-                    TABLES.gain(-position) * if book == IN_PHASE { 1.0 } else { -1.0 }
+                    let sign = if section.book == IN_PHASE { 1.0 } else { -1.0 };
+                    for gain in gains {
+                        position += TABLES.difference(bits);
+                        *gain = TABLES.gain(-position) * sign;
+                    }
                 }
                 _ => {
-                    factor += TABLES.difference(bits);
-                    if !(0..256).contains(&factor) {
-                        return Err(Error::DecodeError("aac: impossible scale factor"));
+                    for gain in gains {
+                        factor += TABLES.difference(bits);
+                        if !(0..256).contains(&factor) {
+                            return Err(Error::DecodeError("aac: impossible scale factor"));
+                        }
+                        *gain = TABLES.gain(factor - 100);
                     }
-                    TABLES.gain(factor - 100)
                 }
-            };
+            }
         }
         Ok(())
     }
@@ -339,7 +369,6 @@ impl Stream {
         may_end: bool,
         lines: &mut [f32; LINES],
     ) -> Result<()> {
-        const IMPOSSIBLE: Error = Error::DecodeError("aac: impossible escape");
         layout.each(wanted.without(self.coded), |_, range| lines[range].fill(0.0));
         let top = usize::from(layout.offsets[layout.per_group]);
         for window in lines.chunks_exact_mut(if layout.is_short() { SHORT_LINES } else { LINES }) {
@@ -348,36 +377,33 @@ impl Stream {
 
         let wanted = wanted.and(self.coded);
         let end = if may_end { BANDS - wanted.0.leading_zeros() as usize } else { layout.count };
-        let mut places = self.coded.and(Bands::range(0..end.min(layout.count))).places().peekable();
-        while let Some(first) = places.next() {
-            // A run of bands that have the same book and are all wanted, or all not.
-            let (book, is_wanted) = (self.books[first], wanted.has(first));
-            let mut last = first;
-            while let Some(next) =
-                places.next_if(|&p| p == last + 1 && self.books[p] == book && wanted.has(p) == is_wanted)
-            {
-                last = next;
-            }
-            let run = &layout.bands[first..=last];
-            if !is_wanted {
-                if !TABLES.pass_over(bits, book, run.iter().map(|band| band.size()).sum()) {
-                    return Err(IMPOSSIBLE);
+        for section in self.sections.iter().filter(|s| matches!(s.book, 1..RESERVED)) {
+            let Range { start: mut at, end: to } = section.places();
+            let to = to.min(end);
+            while at < to {
+                // Bands that are all wanted, or all not.
+                let ahead = wanted.0 >> at;
+                let alike = if ahead & 1 == 1 { ahead.trailing_ones() } else { ahead.trailing_zeros() };
+                let run = at..to.min(at + alike as usize);
+                at = run.end;
+                let bands = &layout.bands[run.clone()];
+                let known = if ahead & 1 == 0 {
+                    TABLES.pass_over(bits, section.book, bands.iter().map(|band| band.size()).sum())
+                } else if layout.is_short() {
+                    let mut windows = bands.iter().flat_map(|band| band.lines());
+                    windows.all(|range| TABLES.read(bits, section.book, &mut lines[range]))
+                } else {
+                    let range = usize::from(bands[0].from)..usize::from(bands[bands.len() - 1].to);
+                    TABLES.read(bits, section.book, &mut lines[range])
+                };
+                if !known {
+                    return Err(Error::DecodeError("aac: impossible escape"));
                 }
-                continue;
-            }
-            if layout.is_short() {
-                for band in run {
-                    for range in band.lines() {
-                        if !TABLES.read(bits, book, &mut lines[range]) {
-                            return Err(IMPOSSIBLE);
-                        }
+                if ahead & 1 == 1 {
+                    for (band, &gain) in bands.iter().zip(&self.gains[run]) {
+                        band.lines().for_each(|range| scale(&mut lines[range], gain));
                     }
                 }
-            } else if !TABLES.read(bits, book, &mut lines[usize::from(run[0].from)..usize::from(layout.bands[last].to)]) {
-                return Err(IMPOSSIBLE);
-            }
-            for (band, &gain) in run.iter().zip(&self.gains[first..=last]) {
-                band.lines().for_each(|range| scale(&mut lines[range], gain));
             }
         }
         if bits.overrun() {
