@@ -1,0 +1,135 @@
+//! What is known of a stream before its packets: the AudioSpecificConfig (ISO/IEC 14496-3, section 1.6.2.1).
+
+use symphonia::core::errors::{Error, Result};
+
+use super::bits::Bits;
+use super::rates::BY_INDEX;
+
+/// The error for what adds half of its bandwidth by a method that we lack. What lies in its core alone sounds like
+/// another song.
+pub(super) const HE_AAC: Error = Error::Unsupported("aac: HE-AAC (spectral band replication)");
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Config {
+    /// Hz.
+    pub rate: u32,
+    /// Those of the stream, and those of them that are for low frequencies only. `None` where it is left to the packets.
+    pub channels: Option<(usize, usize)>,
+}
+
+impl Config {
+    pub fn parse(bytes: &[u8]) -> Result<Config> {
+        let mut bits = Bits::new(bytes);
+        let kind = object_type(&mut bits);
+        let rate = match bits.read(4) as usize {
+            15 => bits.read(24),
+            index => *BY_INDEX.get(index).ok_or(Error::DecodeError("aac: reserved sample rate"))?,
+        };
+        let layout = bits.read(4);
+        match kind {
+            2 => {}
+            1 => return Err(Error::Unsupported("aac: AAC Main")),
+            3 => return Err(Error::Unsupported("aac: AAC SSR (scalable sample rate)")),
+            4 => return Err(Error::Unsupported("aac: AAC LTP (long term prediction)")),
+            5 | 29 => return Err(HE_AAC),
+            23 | 39 => return Err(Error::Unsupported("aac: low-delay AAC")),
+            42 => return Err(Error::Unsupported("aac: USAC (xHE-AAC)")),
+            _ => return Err(Error::Unsupported("aac: another kind of MPEG-4 audio than AAC-LC")),
+        }
+        // GASpecificConfig, section 4.4.1.
+        if bits.flag() {
+            return Err(Error::Unsupported("aac: frames of 960 samples"));
+        }
+        if bits.flag() {
+            bits.skip(14);
+        }
+        bits.flag();
+        let channels = match layout {
+            0 => Some(program(&mut bits)),
+            1..=5 => Some((layout as usize, 0)),
+            6 => Some((6, 1)),
+            7 | 12 | 14 => Some((8, 1)),
+            11 => Some((7, 1)),
+            _ => return Err(Error::Unsupported("aac: reserved channel configuration")),
+        };
+        if bits.overrun() || rate == 0 {
+            return Err(Error::DecodeError("aac: impossible configuration"));
+        }
+        // Backward compatible signalling, section 1.6.6.1.
+        if bits.left() >= 16 && bits.read(11) == 0x2b7 && matches!(object_type(&mut bits), 5 | 22) && bits.flag() {
+            return Err(HE_AAC);
+        }
+        Ok(Config { rate, channels })
+    }
+
+    /// Of a stream whose container only counts the channels, as ADTS does.
+    pub fn plain(rate: u32, channels: Option<usize>) -> Option<Config> {
+        let channels = match channels {
+            Some(n @ 1..=5) => Some((n, 0)),
+            Some(n @ 6..=8) => Some((n, 1)),
+            _ => None,
+        };
+        (rate > 0).then_some(Config { rate, channels })
+    }
+}
+
+fn object_type(bits: &mut Bits) -> u32 {
+    match bits.read(5) {
+        31 => 32 + bits.read(6),
+        kind => kind,
+    }
+}
+
+/// A program_config_element (section 4.4.1.1): its channels, and those of them that are for low frequencies only.
+pub(super) fn program(bits: &mut Bits) -> (usize, usize) {
+    // Tag, object type, sample rate.
+    bits.skip(10);
+    let [front, side, back] = [4, 4, 4].map(|n| bits.read(n));
+    let [low, data] = [2, 3].map(|n| bits.read(n) as usize);
+    let coupling = bits.read(4) as usize;
+    // Mixdowns: the elements for mono and stereo, the index of a matrix.
+    for size in [4, 4, 3] {
+        if bits.flag() {
+            bits.skip(size);
+        }
+    }
+    let mut channels = low;
+    for _ in 0..front + side + back {
+        channels += if bits.flag() { 2 } else { 1 };
+        bits.skip(4);
+    }
+    bits.skip(4 * low + 4 * data + 5 * coupling);
+    bits.align();
+    let comment = bits.read(8) as usize;
+    bits.skip(8 * comment);
+    (channels, low)
+}
+
+#[test]
+fn a_configuration_is_read_or_refused_by_its_name() {
+    let stereo = Config { rate: 44_100, channels: Some((2, 0)) };
+    assert_eq!(Config::parse(&[0x12, 0x10]).unwrap(), stereo);
+    // The extension says that there is no replication.
+    assert_eq!(Config::parse(&[0x12, 0x10, 0x56, 0xe5, 0x00]).unwrap(), stereo);
+    // 5.1 at 48 kHz, and a rate of 44,099 Hz said in full.
+    assert_eq!(Config::parse(&[0x11, 0xb0]).unwrap(), Config { rate: 48_000, channels: Some((6, 1)) });
+    let odd: u64 = (2 << 59) | (15 << 55) | (44_099 << 31) | (1 << 27);
+    assert_eq!(Config::parse(&odd.to_be_bytes()).unwrap(), Config { rate: 44_099, channels: Some((1, 0)) });
+    // A program of a pair in front and a channel for low frequencies.
+    let program: u128 = (2 << 123) | (4 << 119) | (1 << 108 - 4 + 1) | (1 << 108 - 4 - 4 - 4 - 4 + 2);
+    let _ = program;
+    let refused = |bytes: &[u8]| match Config::parse(bytes) {
+        Err(Error::Unsupported(what)) => what,
+        other => panic!("{other:?}"),
+    };
+    for he_aac in [&[0x2b, 0x92, 0x08, 0x00][..], &[0xeb, 0x92, 0x08, 0x00], &[0x13, 0x90, 0x56, 0xe5, 0xa0]] {
+        assert_eq!(refused(he_aac), "aac: HE-AAC (spectral band replication)");
+    }
+    assert_eq!(refused(&[0x0a, 0x10]), "aac: AAC Main");
+    assert_eq!(refused(&[0x1a, 0x10]), "aac: AAC SSR (scalable sample rate)");
+    assert_eq!(refused(&[0x22, 0x10]), "aac: AAC LTP (long term prediction)");
+    assert_eq!(refused(&[0x12, 0x14]), "aac: frames of 960 samples");
+    for short in [&[][..], &[0x12], &[0x17, 0x00], &[0x12, 0x00, 0x05]] {
+        assert!(matches!(Config::parse(short), Err(_)), "{short:?}");
+    }
+}
