@@ -1,0 +1,140 @@
+//! What a predictor left over, in Rice codes (RFC 9639, section 9.2.7): the bulk of the bits of a file, and of the time
+//! that it takes to read it.
+//!
+//! A Rice code with parameter k is a number of zeros q, a one, and k bits r, and says 2^k q + r. Where a code ends is
+//! known only when its zeros have been counted, so the codes wait for one another. What can be saved is the rest: a few
+//! codes at a time are taken out of one window of the bit stream as if it held all of them whole; when their lengths
+//! say that it did not, which is rare, they are read again one by one. And while the codes wait, the predictor works on
+//! those before: it waits too, for each sample needs the last, and a processor does both in the time of one.
+
+use pulp::WithSimd;
+use symphonia::core::errors::{Error, Result};
+
+use super::bits::{Bits, WINDOW};
+use super::predict::{MAX_ORDER, Predictor};
+
+/// Reads the residual of a subframe, of a predictor of order `order`, and puts what the predictor makes of it into
+/// `samples`: [`MAX_ORDER`] numbers that are not part of the block, then the block, of which `order` samples are
+/// known. Returns a bound on the residual's absolute values.
+pub fn read<P: Predictor>(bits: &mut Bits<'_>, order: usize, samples: &mut [i32], mut predictor: P) -> Result<u32> {
+    let parameter_bits = match bits.unsigned(2)? {
+        0 => 4,
+        1 => 5,
+        _ => return Err(Error::DecodeError("flac: reserved residual coding")),
+    };
+    let partitions = 1usize << bits.unsigned(4)?;
+    let block = samples.len() - MAX_ORDER;
+    let length = block / partitions;
+    // The predictor's first samples are no residual and lie in the first partition.
+    if length * partitions != block || length < order {
+        return Err(Error::DecodeError("flac: impossible residual partitions"));
+    }
+    let mut from = MAX_ORDER + order;
+    let mut union = 0;
+    for n in 1..=partitions {
+        let partition = from..MAX_ORDER + n * length;
+        from = partition.end;
+        let k = bits.unsigned(parameter_bits)? as u32;
+        let known = &mut samples[..partition.end];
+        union |= if k + 1 == 1 << parameter_bits {
+            escaped(bits, known, partition.start, &mut predictor)?
+        } else if k <= 10 {
+            quick(Rice::<4, P> { bits, k, samples: known, from: partition.start, predictor: &mut predictor })?
+        } else {
+            quick(Rice::<2, P> { bits, k, samples: known, from: partition.start, predictor: &mut predictor })?
+        };
+    }
+    Ok((union >> 1) + 1)
+}
+
+/// An escaped partition: numbers in two's complement, of a width that it states.
+fn escaped<P: Predictor>(bits: &mut Bits<'_>, samples: &mut [i32], from: usize, predictor: &mut P) -> Result<u32> {
+    let width = bits.unsigned(5)? as u32;
+    for at in from..samples.len() {
+        let residual = bits.signed(width)? as i32;
+        predictor.extend(samples, at, [residual]);
+    }
+    // Of 31 bits at most.
+    Ok(1 << width)
+}
+
+/// A partition of Rice codes, read `N` at a time: the more bits a code has, the fewer fit into a window. A residual that
+/// does not fit its 32 bits is damage, and wraps.
+struct Rice<'a, 'b, const N: usize, P> {
+    bits: &'a mut Bits<'b>,
+    k: u32,
+    samples: &'a mut [i32],
+    from: usize,
+    predictor: &'a mut P,
+}
+
+impl<const N: usize, P: Predictor> WithSimd for Rice<'_, '_, N, P> {
+    /// The union of all codes.
+    type Output = Result<u32>;
+
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(self, _: S) -> Result<u32> {
+        let Rice { bits: outer, k, samples, from: mut at, predictor: kept } = self;
+        // Copies, so that they may live in registers.
+        let (mut bits, mut predictor) = (outer.clone(), kept.clone());
+        let mut union = 0;
+        while at + N <= samples.len() {
+            let mut window = bits.window()?;
+            let mut length = (k + 1) * N as u32;
+            let mut codes = [0u32; N];
+            for code in &mut codes {
+                let zeros = window.leading_zeros();
+                window = window.wrapping_shl(zeros);
+                // The one and the k bits behind it; the one is carried into what 2^k q lacks.
+                let tail = (window >> (63 - k)) as u32;
+                *code = (zeros.wrapping_sub(1) << k).wrapping_add(tail);
+                window <<= k + 1;
+                length += zeros;
+            }
+            if length <= WINDOW {
+                bits.skip(length);
+            } else {
+                codes = one_by_one(&mut bits, k)?;
+            }
+            for code in codes {
+                union |= code;
+            }
+            predictor.extend(samples, at, codes.map(unfold));
+            at += N;
+        }
+        while at < samples.len() {
+            let [code] = one_by_one(&mut bits, k)?;
+            union |= code;
+            predictor.extend(samples, at, [unfold(code)]);
+            at += 1;
+        }
+        *outer = bits;
+        *kept = predictor;
+        Ok(union)
+    }
+}
+
+/// Codes of any length.
+#[cold]
+#[inline(never)]
+fn one_by_one<const N: usize>(bits: &mut Bits<'_>, k: u32) -> Result<[u32; N]> {
+    let mut codes = [0; N];
+    for code in &mut codes {
+        let zeros = bits.unary()?;
+        *code = (zeros << k) | bits.unsigned(k)? as u32;
+    }
+    Ok(codes)
+}
+
+/// 0, 1, 2, 3, 4 stand for 0, -1, 1, -2, 2 (section 9.2.7.3): the sign is the lowest bit.
+#[inline(always)]
+fn unfold(code: u32) -> i32 {
+    (code >> 1) as i32 ^ -((code & 1) as i32)
+}
+
+fn quick<O: WithSimd>(op: O) -> O::Output {
+    if !*X4 && let Some(v3) = pulp::x86::V3::try_new() { return pulp::Simd::vectorize(v3, op) }
+    if true { return pulp::Arch::new().dispatch(op) }
+    op.with_simd(pulp::Scalar::new())
+}
+static X4: std::sync::LazyLock<bool> = std::sync::LazyLock::new(|| std::env::var("X4").is_ok());
