@@ -31,7 +31,7 @@ use symphonia::core::codecs::registry::{RegisterableAudioDecoder, SupportedAudio
 use symphonia::core::errors::{Error, Result};
 use symphonia::core::packet::PacketRef;
 
-use bits::{Bits, PADDING};
+use bits::{Bits};
 use crc::crc16;
 use predict::MAX_ORDER;
 use header::{Channels, FrameHeader, MAX_BLOCK, StreamInfo};
@@ -47,8 +47,6 @@ pub struct FlacDecoder {
 /// Where frames are decoded.
 #[derive(Default)]
 struct Frames {
-    /// The frame and [`PADDING`].
-    padded: Vec<u8>,
     /// Of the two subframes at work, modulo 2^32.
     samples: [Vec<i32>; 2],
     /// Of more channels than two.
@@ -58,13 +56,10 @@ struct Frames {
 impl Frames {
     /// Decodes a frame of a stream to `header.block` samples of the mean of its channels; full scale is 1.
     fn decode(&mut self, frame: &[u8], header: &FrameHeader, bits_per_sample: u32, mono: &mut [f32]) -> Result<()> {
-        self.padded.clear();
-        self.padded.extend_from_slice(frame);
-        self.padded.extend([0; PADDING]);
         for samples in &mut self.samples {
             samples.resize(MAX_ORDER + MAX_BLOCK, 0);
         }
-        let end = Arch::new().dispatch(Body { frames: self, header, bits_per_sample, mono })?;
+        let end = Arch::new().dispatch(Body { frames: self, frame, header, bits_per_sample, mono })?;
         // Zeros up to the next byte, then the checksum of all before it.
         let end = end.div_ceil(8);
         let Some(&[c0, c1]) = frame.get(end..).and_then(<[u8]>::first_chunk) else {
@@ -81,6 +76,7 @@ impl Frames {
 /// where a portable program needs several.
 struct Body<'a> {
     frames: &'a mut Frames,
+    frame: &'a [u8],
     header: &'a FrameHeader,
     bits_per_sample: u32,
     mono: &'a mut [f32],
@@ -92,8 +88,8 @@ impl WithSimd for Body<'_> {
 
     #[inline(always)]
     fn with_simd<S: pulp::Simd>(self, _: S) -> Result<usize> {
-        let Body { frames: Frames { padded, samples, sum }, header, bits_per_sample, mono } = self;
-        let mut bits = Bits::new(padded, 8 * header.length);
+        let Body { frames: Frames { samples, sum }, frame, header, bits_per_sample, mono } = self;
+        let mut bits = Bits::new(frame, 8 * header.length);
         let channels = header.channels.count();
         let [a, b] = samples.each_mut().map(|samples| &mut samples[..MAX_ORDER + header.block]);
         if channels > 2 {

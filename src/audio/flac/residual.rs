@@ -30,21 +30,21 @@ pub fn read<P: Predictor>(bits: &mut Bits<'_>, order: usize, samples: &mut [i32]
         return Err(Error::DecodeError("flac: impossible residual partitions"));
     }
     let mut from = MAX_ORDER + order;
-    let mut union = 0;
+    let mut bound = 0;
     for n in 1..=partitions {
         let partition = from..MAX_ORDER + n * length;
         from = partition.end;
         let k = bits.unsigned(parameter_bits)? as u32;
         let known = &mut samples[..partition.end];
-        union |= if k + 1 == 1 << parameter_bits {
-            escaped(bits, known, partition.start, &mut predictor)?
-        } else if k <= 10 {
-            quick(Rice::<4, P> { bits, k, samples: known, from: partition.start, predictor: &mut predictor })?
-        } else {
-            quick(Rice::<2, P> { bits, k, samples: known, from: partition.start, predictor: &mut predictor })?
+        let bound_here = match k {
+            escape if escape + 1 == 1 << parameter_bits => escaped(bits, known, partition.start, &mut predictor)?,
+            0 => quick(Rice::<4, true, P> { bits, k, samples: known, from: partition.start, predictor: &mut predictor })?,
+            1..=10 => quick(Rice::<4, false, P> { bits, k, samples: known, from: partition.start, predictor: &mut predictor })?,
+            _ => quick(Rice::<2, false, P> { bits, k, samples: known, from: partition.start, predictor: &mut predictor })?,
         };
+        bound = bound.max(bound_here);
     }
-    Ok((union >> 1) + 1)
+    Ok(bound)
 }
 
 /// An escaped partition: numbers in two's complement, of a width that it states.
@@ -58,9 +58,9 @@ fn escaped<P: Predictor>(bits: &mut Bits<'_>, samples: &mut [i32], from: usize, 
     Ok(1 << width)
 }
 
-/// A partition of Rice codes, read `N` at a time: the more bits a code has, the fewer fit into a window. A residual that
-/// does not fit its 32 bits is damage, and wraps.
-struct Rice<'a, 'b, const N: usize, P> {
+/// A partition of Rice codes with parameter `k`, which is zero if `ZERO` says so, read `N` at a time: the more bits a
+/// code has, the fewer fit into a window.
+struct Rice<'a, 'b, const N: usize, const ZERO: bool, P> {
     bits: &'a mut Bits<'b>,
     k: u32,
     samples: &'a mut [i32],
@@ -68,8 +68,8 @@ struct Rice<'a, 'b, const N: usize, P> {
     predictor: &'a mut P,
 }
 
-impl<const N: usize, P: Predictor> WithSimd for Rice<'_, '_, N, P> {
-    /// The union of all codes.
+impl<const N: usize, const ZERO: bool, P: Predictor> WithSimd for Rice<'_, '_, N, ZERO, P> {
+    /// A bound on the absolute values of the residual.
     type Output = Result<u32>;
 
     #[inline(always)]
@@ -77,56 +77,66 @@ impl<const N: usize, P: Predictor> WithSimd for Rice<'_, '_, N, P> {
         let Rice { bits: outer, k, samples, from: mut at, predictor: kept } = self;
         // Copies, so that they may live in registers.
         let (mut bits, mut predictor) = (outer.clone(), kept.clone());
-        let mut union = 0;
+        let shortest = (k + 1) * N as u32;
+        let mut longest = shortest;
+        let mut bound = 0;
         while at + N <= samples.len() {
             let mut window = bits.window()?;
-            let mut length = (k + 1) * N as u32;
-            let mut codes = [0u32; N];
-            for code in &mut codes {
+            let mut length = shortest;
+            let mut residuals = [0; N];
+            for residual in &mut residuals {
                 let zeros = window.leading_zeros();
-                window = window.wrapping_shl(zeros);
-                // The one and the k bits behind it; the one is carried into what 2^k q lacks.
-                let tail = (window >> (63 - k)) as u32;
-                *code = (zeros.wrapping_sub(1) << k).wrapping_add(tail);
-                window <<= k + 1;
                 length += zeros;
+                // The one, and k bits behind it.
+                window = window.wrapping_shl(zeros);
+                // 0, 1, 2, 3, 4 stand for 0, -1, 1, -2, 2 (section 9.2.7.3): the lowest bit is the sign.
+                *residual = if ZERO {
+                    unfold(zeros)
+                } else {
+                    // The one is carried into what 2^k q lacks.
+                    let magnitude = ((window >> (64 - k)) as u32).wrapping_add(zeros.wrapping_sub(1) << (k - 1));
+                    let sign = ((window << k) as i64 >> 63) as i32;
+                    magnitude as i32 ^ sign
+                };
+                window <<= k + 1;
             }
             if length <= WINDOW {
                 bits.skip(length);
+                longest = longest.max(length);
             } else {
-                codes = one_by_one(&mut bits, k)?;
+                (residuals, bound) = one_by_one(&mut bits, k, bound)?;
             }
-            for code in codes {
-                union |= code;
-            }
-            predictor.extend(samples, at, codes.map(unfold));
+            predictor.extend(samples, at, residuals);
             at += N;
         }
         while at < samples.len() {
-            let [code] = one_by_one(&mut bits, k)?;
-            union |= code;
-            predictor.extend(samples, at, [unfold(code)]);
+            let residual;
+            (residual, bound) = one_by_one::<1>(&mut bits, k, bound)?;
+            predictor.extend(samples, at, residual);
             at += 1;
         }
         *outer = bits;
         *kept = predictor;
-        Ok(union)
+        // One code may have had all the zeros.
+        Ok(bound.max((longest - shortest + 1) << k))
     }
 }
 
-/// Codes of any length.
+/// Codes of any length, and the greater one of `bound` and their absolute values. A residual that does not fit its 32
+/// bits is damage, and wraps.
 #[cold]
 #[inline(never)]
-fn one_by_one<const N: usize>(bits: &mut Bits<'_>, k: u32) -> Result<[u32; N]> {
-    let mut codes = [0; N];
-    for code in &mut codes {
+fn one_by_one<const N: usize>(bits: &mut Bits<'_>, k: u32, mut bound: u32) -> Result<([i32; N], u32)> {
+    let mut residuals = [0; N];
+    for residual in &mut residuals {
         let zeros = bits.unary()?;
-        *code = (zeros << k) | bits.unsigned(k)? as u32;
+        *residual = unfold((zeros << k) | bits.unsigned(k)? as u32);
+        bound = bound.max(residual.unsigned_abs());
     }
-    Ok(codes)
+    Ok((residuals, bound))
 }
 
-/// 0, 1, 2, 3, 4 stand for 0, -1, 1, -2, 2 (section 9.2.7.3): the sign is the lowest bit.
+/// The number that a code stands for.
 #[inline(always)]
 fn unfold(code: u32) -> i32 {
     (code >> 1) as i32 ^ -((code & 1) as i32)

@@ -68,6 +68,8 @@ fn linear(bits: &mut Bits<'_>, width: u32, order: usize, samples: &mut [i32]) ->
             0..=4 => residual::read(bits, order, samples, Narrow::<4>::after(known, &linear)),
             5..=8 => residual::read(bits, order, samples, Narrow::<8>::after(known, &linear)),
             9..=12 => residual::read(bits, order, samples, Narrow::<12>::after(known, &linear)),
+            13..=16 => residual::read(bits, order, samples, Narrow::<16>::after(known, &linear)),
+            17..=24 => residual::read(bits, order, samples, Narrow::<24>::after(known, &linear)),
             _ => residual::read(bits, order, samples, Narrow::<MAX_ORDER>::after(known, &linear)),
         }?;
         if linear.is_narrow(width, bound) {
