@@ -76,15 +76,14 @@ impl<'a> Bits<'a> {
     /// How many zeros precede the next one, which is read too.
     #[inline(always)]
     pub fn unary(&mut self) -> Result<u32> {
-        let mut zeros = 0;
+        let mut zeros = 0u32;
         loop {
             let here = self.window()?.leading_zeros();
             if here < WINDOW {
                 self.skip(here + 1);
-                return Ok(zeros + here);
+                return Ok(zeros.saturating_add(here));
             }
-            // No wider than the data: a frame has less than 2^27 bits.
-            zeros += WINDOW;
+            zeros = zeros.saturating_add(WINDOW);
             self.skip(WINDOW);
         }
     }
@@ -92,7 +91,7 @@ impl<'a> Bits<'a> {
 
 #[test]
 fn numbers_are_read_from_any_bit_on() {
-    let mut bytes: Vec<u8> = (0..16u8).map(|i| i.wrapping_mul(151) ^ 0x5a).collect();
+    let bytes: Vec<u8> = (0..16u8).map(|i| i.wrapping_mul(151) ^ 0x5a).collect();
     let bit = |i: usize| u64::from(bytes[i / 8] >> (7 - i % 8) & 1);
     for start in 0..64 {
         for n in 0..=57u32 {

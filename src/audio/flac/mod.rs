@@ -19,10 +19,12 @@ mod header;
 mod predict;
 mod residual;
 mod subframe;
+#[cfg(test)]
+mod tests;
 
 use pulp::{Arch, WithSimd};
 use symphonia::core::audio::{
-    AsGenericAudioBufferRef, AudioBuffer, AudioMut, AudioSpec, Channels as Layout, GenericAudioBufferRef, Position,
+    AsGenericAudioBufferRef, Audio, AudioBuffer, AudioMut, AudioSpec, Channels as Layout, GenericAudioBufferRef, Position,
 };
 use symphonia::core::codecs::CodecInfo;
 use symphonia::core::codecs::audio::well_known::CODEC_ID_FLAC;
@@ -115,21 +117,15 @@ impl WithSimd for Body<'_> {
 /// The mean of the channels from their samples modulo 2^32; `scale` makes it of their sum.
 #[inline(always)]
 fn mix(channels: Channels, bits: u32, a: &[i32], b: &[i32], sum: &[i64], scale: f32, mono: &mut [f32]) {
-    // Up to 30 bits the sum of two fits 32.
-    let _each = |mono: &mut [f32], narrow: fn(i32, i32) -> i32, exact: fn(i32, i32) -> i64| {
-        let pairs = mono.iter_mut().zip(a.iter().zip(b));
-        if bits <= 30 {
-            pairs.for_each(|(mono, (&a, &b))| *mono = narrow(a, b) as f32 * scale);
-        } else {
-            pairs.for_each(|(mono, (&a, &b))| *mono = exact(a, b) as f32 * scale);
-        }
-    };
     match channels {
         Channels::Independent(1) => mono.iter_mut().zip(a).for_each(|(mono, &a)| *mono = a as f32 * scale),
         Channels::Independent(2) => {
             two(bits, a, b, scale, mono, |a, b| a.wrapping_add(b), |a, b| i64::from(a) + i64::from(b))
         }
-        Channels::Independent(_) => mono.iter_mut().zip(sum).for_each(|(mono, &sum)| *mono = sum as f32 * scale),
+        Channels::Independent(n) => {
+            let full = (n as f64) * 2f64.powi(bits as i32 - 1);
+            mono.iter_mut().zip(sum).for_each(|(mono, &sum)| *mono = (sum as f64 / full) as f32)
+        }
         Channels::LeftSide => two(
             bits,
             a,
@@ -179,7 +175,17 @@ fn two(
 }
 
 impl FlacDecoder {
-    fn decode(&mut self, frame: &[u8]) -> Result<()> {
+    fn new(params: &AudioCodecParameters) -> Result<FlacDecoder> {
+        let info = params.extra_data.as_deref().and_then(StreamInfo::parse);
+        let info = info.ok_or(Error::Unsupported("flac: no usable stream information"))?;
+        let spec = AudioSpec::new(info.rate, Layout::Positioned(Position::FRONT_CENTER));
+        let buffer = AudioBuffer::new(spec, info.max_block);
+        Ok(FlacDecoder { params: params.clone(), info, frames: Frames::default(), buffer })
+    }
+
+    /// The samples of a frame.
+    fn mono(&mut self, frame: &[u8]) -> Result<&[f32]> {
+        self.buffer.clear();
         let header = FrameHeader::parse(frame)?;
         if header.rate.is_some_and(|rate| rate != self.info.rate) {
             return Err(Error::DecodeError("flac: the sample rate changes"));
@@ -188,7 +194,12 @@ impl FlacDecoder {
         self.buffer.grow_capacity(header.block);
         self.buffer.render_uninit(Some(header.block));
         let mono = self.buffer.plane_mut(0).ok_or(Error::DecodeError("flac: no plane"))?;
-        self.frames.decode(frame, &header, bits_per_sample, mono)
+        let decoded = self.frames.decode(frame, &header, bits_per_sample, mono);
+        if let Err(error) = decoded {
+            self.buffer.clear();
+            return Err(error);
+        }
+        Ok(self.buffer.plane(0).unwrap_or(&[]))
     }
 }
 
@@ -205,11 +216,7 @@ impl AudioDecoder for FlacDecoder {
     }
 
     fn decode_ref(&mut self, packet: &PacketRef<'_>) -> Result<GenericAudioBufferRef<'_>> {
-        self.buffer.clear();
-        if let Err(error) = self.decode(packet.data) {
-            self.buffer.clear();
-            return Err(error);
-        }
+        self.mono(packet.data)?;
         self.buffer.trim(packet.trim_start.get() as usize, packet.trim_end.get() as usize);
         Ok(self.buffer.as_generic_audio_buffer_ref())
     }
@@ -225,15 +232,7 @@ impl AudioDecoder for FlacDecoder {
 
 impl RegisterableAudioDecoder for FlacDecoder {
     fn try_registry_new(params: &AudioCodecParameters, _: &AudioDecoderOptions) -> Result<Box<dyn AudioDecoder>> {
-        let info = params.extra_data.as_deref().and_then(StreamInfo::parse);
-        let info = info.ok_or(Error::Unsupported("flac: no usable stream information"))?;
-        let spec = AudioSpec::new(info.rate, Layout::Positioned(Position::FRONT_CENTER));
-        Ok(Box::new(FlacDecoder {
-            params: params.clone(),
-            buffer: AudioBuffer::new(spec, info.max_block),
-            frames: Frames::default(),
-            info,
-        }))
+        Ok(Box::new(FlacDecoder::new(params)?))
     }
 
     fn supported_codecs() -> &'static [SupportedAudioCodec] {

@@ -7,7 +7,7 @@
 //! say that it did not, which is rare, they are read again one by one. And while the codes wait, the predictor works on
 //! those before: it waits too, for each sample needs the last, and a processor does both in the time of one.
 
-use pulp::WithSimd;
+use pulp::{Arch, WithSimd};
 use symphonia::core::errors::{Error, Result};
 
 use super::bits::{Bits, WINDOW};
@@ -30,6 +30,7 @@ pub fn read<P: Predictor>(bits: &mut Bits<'_>, order: usize, samples: &mut [i32]
         return Err(Error::DecodeError("flac: impossible residual partitions"));
     }
     let mut from = MAX_ORDER + order;
+    let arch = Arch::new();
     let mut bound = 0;
     for n in 1..=partitions {
         let partition = from..MAX_ORDER + n * length;
@@ -38,9 +39,9 @@ pub fn read<P: Predictor>(bits: &mut Bits<'_>, order: usize, samples: &mut [i32]
         let known = &mut samples[..partition.end];
         let bound_here = match k {
             escape if escape + 1 == 1 << parameter_bits => escaped(bits, known, partition.start, &mut predictor)?,
-            0 => quick(Rice::<4, true, P> { bits, k, samples: known, from: partition.start, predictor: &mut predictor })?,
-            1..=10 => quick(Rice::<4, false, P> { bits, k, samples: known, from: partition.start, predictor: &mut predictor })?,
-            _ => quick(Rice::<2, false, P> { bits, k, samples: known, from: partition.start, predictor: &mut predictor })?,
+            0 => arch.dispatch(Rice::<4, true, P> { bits, k, samples: known, from: partition.start, predictor: &mut predictor })?,
+            1..=10 => arch.dispatch(Rice::<4, false, P> { bits, k, samples: known, from: partition.start, predictor: &mut predictor })?,
+            _ => arch.dispatch(Rice::<2, false, P> { bits, k, samples: known, from: partition.start, predictor: &mut predictor })?,
         };
         bound = bound.max(bound_here);
     }
@@ -141,10 +142,3 @@ fn one_by_one<const N: usize>(bits: &mut Bits<'_>, k: u32, mut bound: u32) -> Re
 fn unfold(code: u32) -> i32 {
     (code >> 1) as i32 ^ -((code & 1) as i32)
 }
-
-fn quick<O: WithSimd>(op: O) -> O::Output {
-    if !*X4 && let Some(v3) = pulp::x86::V3::try_new() { return pulp::Simd::vectorize(v3, op) }
-    if true { return pulp::Arch::new().dispatch(op) }
-    op.with_simd(pulp::Scalar::new())
-}
-static X4: std::sync::LazyLock<bool> = std::sync::LazyLock::new(|| std::env::var("X4").is_ok());

@@ -13,7 +13,7 @@ pub fn read(bits: &mut Bits<'_>, bits_per_sample: u32, samples: &mut [i32]) -> R
     // A zero, six bits of type, and whether low bits are wasted.
     let head = bits.unsigned(8)? as usize;
     // Low bits that are zero in all samples are not coded (section 9.2.2).
-    let wasted = if head & 1 == 1 { bits.unary()? + 1 } else { 0 };
+    let wasted = if head & 1 == 1 { bits.unary()?.saturating_add(1) } else { 0 };
     if wasted >= bits_per_sample {
         return bad("flac: more wasted bits than bits");
     }
@@ -31,7 +31,7 @@ pub fn read(bits: &mut Bits<'_>, bits_per_sample: u32, samples: &mut [i32]) -> R
     }
     if wasted > 0 {
         for sample in &mut samples[MAX_ORDER..] {
-            *sample = sample.wrapping_shl(wasted);
+            *sample = sample.checked_shl(wasted).unwrap_or(0);
         }
     }
     Ok(())
