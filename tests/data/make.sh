@@ -48,7 +48,7 @@ make "$STEPS" 1.5 48000 6 steps-5.1.opus -c:a libopus -b:a 128k -vbr off -mappin
 make "$SOFT_STEPS" 1.5 8000 2 steps.flac -c:a flac -compression_level 12 $COMMENTS
 make "$SOFT_STEPS" 1.5 8000 1 steps-24.flac -c:a flac -compression_level 12 -sample_fmt s32 -bits_per_raw_sample 24
 make "$SOFT_STEPS" 1.5 8000 6 steps-5.1.flac -c:a flac -compression_level 12 -sample_fmt s16
-make "$SOFT_STEPS|$SOFT_SWEEP" 1.5 8000 pair steps-mid-side.flac -af aformat=s16 -c:a flac -compression_level 12 \
+make "$SOFT_STEPS|$SOFT_SWEEP" 1.5 8000 pair pair-24.flac -af aformat=s16 -c:a flac -compression_level 12 \
     -ch_mode mid_side -sample_fmt s32 -bits_per_raw_sample 24
 make "$SOFT_STEPS" 1.5 8000 1 steps-alac.m4a -c:a alac
 make "$SOFT_STEPS" 1.5 8000 1 steps-alac.caf -c:a alac
