@@ -17,6 +17,7 @@ mod bits;
 mod crc;
 mod header;
 mod predict;
+mod quad;
 mod residual;
 mod subframe;
 #[cfg(test)]

@@ -59,6 +59,9 @@ fn escaped<P: Predictor>(bits: &mut Bits<'_>, samples: &mut [i32], from: usize, 
     Ok(1 << width)
 }
 
+/// As many samples are predicted at once.
+const GROUP: usize = 4;
+
 /// A partition of Rice codes with parameter `k`, which is zero if `ZERO` says so, read `N` at a time: the more bits a
 /// code has, the fewer fit into a window.
 struct Rice<'a, 'b, const N: usize, const ZERO: bool, P> {
@@ -81,34 +84,37 @@ impl<const N: usize, const ZERO: bool, P: Predictor> WithSimd for Rice<'_, '_, N
         let shortest = (k + 1) * N as u32;
         let mut longest = shortest;
         let mut bound = 0;
-        while at + N <= samples.len() {
-            let mut window = bits.window()?;
-            let mut length = shortest;
-            let mut residuals = [0; N];
-            for residual in &mut residuals {
-                let zeros = window.leading_zeros();
-                length += zeros;
-                // The one, and k bits behind it.
-                window = window.wrapping_shl(zeros);
-                // 0, 1, 2, 3, 4 stand for 0, -1, 1, -2, 2 (section 9.2.7.3): the lowest bit is the sign.
-                *residual = if ZERO {
-                    unfold(zeros)
+        while at + GROUP <= samples.len() {
+            let mut residuals = [0; GROUP];
+            let (windows, _) = residuals.as_chunks_mut::<N>();
+            for residuals in windows {
+                let mut window = bits.window()?;
+                let mut length = shortest;
+                for residual in residuals.iter_mut() {
+                    let zeros = window.leading_zeros();
+                    length += zeros;
+                    // The one, and k bits behind it.
+                    window = window.wrapping_shl(zeros);
+                    // 0, 1, 2, 3, 4 stand for 0, -1, 1, -2, 2 (section 9.2.7.3): the lowest bit is the sign.
+                    *residual = if ZERO {
+                        unfold(zeros)
+                    } else {
+                        // The one is carried into what 2^k q lacks.
+                        let magnitude = ((window >> (64 - k)) as u32).wrapping_add(zeros.wrapping_sub(1) << (k - 1));
+                        let sign = ((window << k) as i64 >> 63) as i32;
+                        magnitude as i32 ^ sign
+                    };
+                    window <<= k + 1;
+                }
+                if length <= WINDOW {
+                    bits.skip(length);
+                    longest = longest.max(length);
                 } else {
-                    // The one is carried into what 2^k q lacks.
-                    let magnitude = ((window >> (64 - k)) as u32).wrapping_add(zeros.wrapping_sub(1) << (k - 1));
-                    let sign = ((window << k) as i64 >> 63) as i32;
-                    magnitude as i32 ^ sign
-                };
-                window <<= k + 1;
-            }
-            if length <= WINDOW {
-                bits.skip(length);
-                longest = longest.max(length);
-            } else {
-                (residuals, bound) = one_by_one(&mut bits, k, bound)?;
+                    (*residuals, bound) = one_by_one(&mut bits, k, bound)?;
+                }
             }
             predictor.extend(samples, at, residuals);
-            at += N;
+            at += GROUP;
         }
         while at < samples.len() {
             let residual;

@@ -5,6 +5,8 @@ use symphonia::core::errors::{Error, Result};
 use super::bits::Bits;
 use super::predict::{Clear, Fixed, Linear, MAX_ORDER, Narrow, Wide};
 use super::residual;
+use super::quad::Quad;
+use pulp::x86::V3;
 
 /// Reads a subframe whose samples have `bits_per_sample` bits (1 to 33). `samples` are [`MAX_ORDER`] zeros, then the
 /// block, which is set modulo 2^32.
@@ -64,14 +66,21 @@ fn linear(bits: &mut Bits<'_>, width: u32, order: usize, samples: &mut [i32]) ->
     let known = &samples[..MAX_ORDER + order];
     if linear.is_narrow(width, 0) {
         let here = bits.position();
-        let bound = match order {
+        let bound = if let Some(v3) = V3::try_new() { match order {
+            0..=4 => residual::read(bits, order, samples, Quad::<4>::after(v3, known, &linear)),
+            5..=8 => residual::read(bits, order, samples, Quad::<8>::after(v3, known, &linear)),
+            9..=12 => residual::read(bits, order, samples, Quad::<12>::after(v3, known, &linear)),
+            13..=16 => residual::read(bits, order, samples, Quad::<16>::after(v3, known, &linear)),
+            17..=24 => residual::read(bits, order, samples, Quad::<24>::after(v3, known, &linear)),
+            _ => residual::read(bits, order, samples, Quad::<MAX_ORDER>::after(v3, known, &linear)),
+        }? } else { match order {
             0..=4 => residual::read(bits, order, samples, Narrow::<4>::after(known, &linear)),
             5..=8 => residual::read(bits, order, samples, Narrow::<8>::after(known, &linear)),
             9..=12 => residual::read(bits, order, samples, Narrow::<12>::after(known, &linear)),
             13..=16 => residual::read(bits, order, samples, Narrow::<16>::after(known, &linear)),
             17..=24 => residual::read(bits, order, samples, Narrow::<24>::after(known, &linear)),
             _ => residual::read(bits, order, samples, Narrow::<MAX_ORDER>::after(known, &linear)),
-        }?;
+        }? };
         if linear.is_narrow(width, bound) {
             return Ok(());
         }
