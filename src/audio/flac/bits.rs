@@ -24,11 +24,6 @@ impl<'a> Bits<'a> {
         self.position
     }
 
-    /// Back to a position that was.
-    pub fn rewind(&mut self, position: usize) {
-        self.position = position;
-    }
-
     #[inline(always)]
     pub fn skip(&mut self, bits: u32) {
         self.position += bits as usize;
@@ -112,7 +107,7 @@ fn unary_numbers_may_be_longer_than_a_window_and_end_with_the_data() {
         for start in 0..9 {
             let mut bytes = vec![0; (start + zeros) / 8 + 1];
             bytes[(start + zeros) / 8] = 0x80 >> ((start + zeros) % 8);
-                    let mut bits = Bits::new(&bytes, start);
+            let mut bits = Bits::new(&bytes, start);
             assert_eq!(bits.unary().unwrap() as usize, zeros);
             assert_eq!(bits.position(), start + zeros + 1);
         }

@@ -53,10 +53,10 @@ fn the_checksums_of_the_usual_test_string() {
 
 #[test]
 fn sixteen_bytes_at_once_are_what_bit_by_bit_gives() {
-    let bytes: Vec<u8> = (0..200u32).map(|i| (i * i * 37 >> 3) as u8).collect();
+    let bytes: Vec<u8> = (0..200u32).map(|i| ((i * i * 37) >> 3) as u8).collect();
     for length in 0..bytes.len() {
         let slow = bytes[..length].iter().fold(0u16, |crc, byte| {
-            (0..8).fold(crc ^ u16::from(*byte) << 8, |c, _| (c << 1) ^ if c & 0x8000 != 0 { 0x8005 } else { 0 })
+            (0..8).fold(crc ^ (u16::from(*byte) << 8), |c, _| (c << 1) ^ if c & 0x8000 != 0 { 0x8005 } else { 0 })
         });
         assert_eq!(crc16(&bytes[..length]), slow, "{length} bytes");
     }

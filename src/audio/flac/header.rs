@@ -15,7 +15,6 @@ pub struct StreamInfo {
     pub max_block: usize,
     /// Hz.
     pub rate: u32,
-    pub channels: u32,
     pub bits_per_sample: u32,
 }
 
@@ -28,7 +27,6 @@ impl StreamInfo {
         let info = StreamInfo {
             max_block: usize::from(u16::from_be_bytes([b0, b1])),
             rate: packed >> 12,
-            channels: (packed >> 9 & 7) + 1,
             bits_per_sample: (packed >> 4 & 31) + 1,
         };
         (block.len() >= 34 && info.rate > 0 && info.bits_per_sample >= 4).then_some(info)
@@ -36,10 +34,10 @@ impl StreamInfo {
 }
 
 #[test]
-fn the_stream_says_its_rate_channels_and_bits() {
+fn the_stream_says_its_rate_and_bits() {
     let mut block = [0; 34];
     block[..18].copy_from_slice(&[16, 0, 16, 0, 0, 0, 14, 0, 43, 214, 0x0a, 0xc4, 0x42, 0xf0, 0, 80, 191, 224]);
-    let info = StreamInfo { max_block: 4096, rate: 44_100, channels: 2, bits_per_sample: 16 };
+    let info = StreamInfo { max_block: 4096, rate: 44_100, bits_per_sample: 16 };
     assert_eq!(StreamInfo::parse(&block), Some(info));
     assert_eq!(StreamInfo::parse(&block[..33]), None);
     assert_eq!(StreamInfo::parse(&[0; 34]), None, "a rate of 0 Hz");

@@ -2,12 +2,13 @@
 //! player needs: what leaves it is the mean of the channels, which is all that is heard here.
 //!
 //! ```text
-//! packet = one frame                                  header.rs
+//! packet = one frame
 //!   ├─ header: block size, rate, channels, bits       header.rs
 //!   ├─ subframe, one for each channel                 subframe.rs
-//!   │    ├─ predictor: constant, none, fixed, linear  predict.rs
+//!   │    ├─ predictor: constant, none, fixed, linear  predict.rs, quad.rs
 //!   │    └─ residual: Rice codes                      residual.rs
 //!   └─ CRC-16                                         crc.rs
+//! mean of the channels                                mix.rs
 //! ```
 //!
 //! The mean of two channels needs neither of them where the difference is coded: with M = ⌊(L + R) / 2⌋ and S = L − R it
@@ -16,16 +17,18 @@
 mod bits;
 mod crc;
 mod header;
+mod mix;
 mod predict;
+#[cfg(target_arch = "x86_64")]
 mod quad;
 mod residual;
 mod subframe;
 #[cfg(test)]
 mod tests;
 
-use pulp::{Arch, WithSimd};
 use symphonia::core::audio::{
-    AsGenericAudioBufferRef, Audio, AudioBuffer, AudioMut, AudioSpec, Channels as Layout, GenericAudioBufferRef, Position,
+    AsGenericAudioBufferRef, Audio, AudioBuffer, AudioMut, AudioSpec, Channels as Layout, GenericAudioBufferRef,
+    Position,
 };
 use symphonia::core::codecs::CodecInfo;
 use symphonia::core::codecs::audio::well_known::CODEC_ID_FLAC;
@@ -34,10 +37,11 @@ use symphonia::core::codecs::registry::{RegisterableAudioDecoder, SupportedAudio
 use symphonia::core::errors::{Error, Result};
 use symphonia::core::packet::PacketRef;
 
-use bits::{Bits};
+use bits::Bits;
 use crc::crc16;
+use header::{FrameHeader, StreamInfo};
+use mix::mix;
 use predict::MAX_ORDER;
-use header::{Channels, FrameHeader, MAX_BLOCK, StreamInfo};
 
 /// The symphonia decoder. Its buffers hold one plane: the mean of the channels.
 pub struct FlacDecoder {
@@ -50,128 +54,44 @@ pub struct FlacDecoder {
 /// Where frames are decoded.
 #[derive(Default)]
 struct Frames {
-    /// Of the two subframes at work, modulo 2^32.
+    /// Of two subframes, each behind [`MAX_ORDER`] zeros.
     samples: [Vec<i32>; 2],
-    /// Of more channels than two.
+    /// Of more than two channels.
     sum: Vec<i64>,
 }
 
 impl Frames {
-    /// Decodes a frame of a stream to `header.block` samples of the mean of its channels; full scale is 1.
+    /// Decodes a frame to the mean of its channels, `mono`, of `header.block` samples.
     fn decode(&mut self, frame: &[u8], header: &FrameHeader, bits_per_sample: u32, mono: &mut [f32]) -> Result<()> {
-        for samples in &mut self.samples {
-            samples.resize(MAX_ORDER + MAX_BLOCK, 0);
-        }
-        let end = Arch::new().dispatch(Body { frames: self, frame, header, bits_per_sample, mono })?;
-        // Zeros up to the next byte, then the checksum of all before it.
-        let end = end.div_ceil(8);
-        let Some(&[c0, c1]) = frame.get(end..).and_then(<[u8]>::first_chunk) else {
-            return Err(Error::DecodeError("flac: the frame is cut short"));
-        };
-        if crc16(&frame[..end]) != u16::from_be_bytes([c0, c1]) {
-            return Err(Error::DecodeError("flac: the checksum of the frame is wrong"));
-        }
-        Ok(())
-    }
-}
-
-/// The subframes of a frame, decoded with the instructions that this machine has: counting zeros takes one of them
-/// where a portable program needs several.
-struct Body<'a> {
-    frames: &'a mut Frames,
-    frame: &'a [u8],
-    header: &'a FrameHeader,
-    bits_per_sample: u32,
-    mono: &'a mut [f32],
-}
-
-impl WithSimd for Body<'_> {
-    /// The bit behind the subframes.
-    type Output = Result<usize>;
-
-    #[inline(always)]
-    fn with_simd<S: pulp::Simd>(self, _: S) -> Result<usize> {
-        let Body { frames: Frames { samples, sum }, frame, header, bits_per_sample, mono } = self;
+        let Frames { samples, sum } = self;
+        let [a, b] = samples.each_mut().map(|samples| {
+            samples.resize(MAX_ORDER + header.block, 0);
+            &mut samples[..]
+        });
         let mut bits = Bits::new(frame, 8 * header.length);
         let channels = header.channels.count();
-        let [a, b] = samples.each_mut().map(|samples| &mut samples[..MAX_ORDER + header.block]);
+        sum.clear();
         if channels > 2 {
-            sum.clear();
             sum.resize(header.block, 0);
         }
         for n in 0..channels {
             let width = bits_per_sample + u32::from(header.channels.is_difference(n));
             let samples = if n == 1 { &mut *b } else { &mut *a };
             subframe::read(&mut bits, width, samples)?;
-            if channels > 2 {
-                for (sum, &sample) in sum.iter_mut().zip(&samples[MAX_ORDER..]) {
-                    *sum += i64::from(sample);
-                }
+            for (sum, &sample) in sum.iter_mut().zip(&samples[MAX_ORDER..]) {
+                *sum += i64::from(sample);
             }
         }
-        let scale = 1.0 / ((1u64 << (bits_per_sample - 1)) as f64 * f64::from(channels));
-        mix(header.channels, bits_per_sample, &a[MAX_ORDER..], &b[MAX_ORDER..], sum, scale as f32, mono);
-        Ok(bits.position())
-    }
-}
-
-/// The mean of the channels from their samples modulo 2^32; `scale` makes it of their sum.
-#[inline(always)]
-fn mix(channels: Channels, bits: u32, a: &[i32], b: &[i32], sum: &[i64], scale: f32, mono: &mut [f32]) {
-    match channels {
-        Channels::Independent(1) => mono.iter_mut().zip(a).for_each(|(mono, &a)| *mono = a as f32 * scale),
-        Channels::Independent(2) => {
-            two(bits, a, b, scale, mono, |a, b| a.wrapping_add(b), |a, b| i64::from(a) + i64::from(b))
+        // Zeros up to the next byte, then the checksum of all before it.
+        let end = bits.position().div_ceil(8);
+        let Some(&sum_of_frame) = frame.get(end..).and_then(<[u8]>::first_chunk) else {
+            return Err(Error::DecodeError("flac: the frame is cut short"));
+        };
+        if crc16(&frame[..end]) != u16::from_be_bytes(sum_of_frame) {
+            return Err(Error::DecodeError("flac: the checksum of the frame is wrong"));
         }
-        Channels::Independent(n) => {
-            let full = (n as f64) * 2f64.powi(bits as i32 - 1);
-            mono.iter_mut().zip(sum).for_each(|(mono, &sum)| *mono = (sum as f64 / full) as f32)
-        }
-        Channels::LeftSide => two(
-            bits,
-            a,
-            b,
-            scale,
-            mono,
-            |left, side| (left << 1).wrapping_sub(side),
-            |left, side| i64::from(left) + i64::from(left.wrapping_sub(side)),
-        ),
-        Channels::SideRight => two(
-            bits,
-            a,
-            b,
-            scale,
-            mono,
-            |side, right| (right << 1).wrapping_add(side),
-            |side, right| i64::from(right) + i64::from(right.wrapping_add(side)),
-        ),
-        Channels::MidSide => two(
-            bits,
-            a,
-            b,
-            scale,
-            mono,
-            |mid, side| (mid << 1) | (side & 1),
-            |mid, side| (i64::from(mid) << 1) | i64::from(side & 1),
-        ),
-    }
-}
-
-#[inline(always)]
-fn two(
-    bits: u32,
-    a: &[i32],
-    b: &[i32],
-    scale: f32,
-    mono: &mut [f32],
-    narrow: impl Fn(i32, i32) -> i32,
-    exact: impl Fn(i32, i32) -> i64,
-) {
-    let pairs = mono.iter_mut().zip(a.iter().zip(b));
-    if bits <= 30 {
-        pairs.for_each(|(mono, (&a, &b))| *mono = narrow(a, b) as f32 * scale);
-    } else {
-        pairs.for_each(|(mono, (&a, &b))| *mono = exact(a, b) as f32 * scale);
+        mix(header.channels, bits_per_sample, &a[MAX_ORDER..], &b[MAX_ORDER..], sum, mono);
+        Ok(())
     }
 }
 

@@ -54,88 +54,24 @@ pub struct Linear {
 
 impl Linear {
     /// Whether sums of 32 bits suffice for samples of `bits` bits and residuals no larger than `bound`. Sums may
-    /// overflow on the way, as long as they end in range; and the prediction is a sample minus its residual, so it
-    /// cannot lie beyond this.
+    /// overflow on the way, as long as they end in range: they are right modulo 2^32. And they end at a sample minus its
+    /// residual, times 2^`shift` and a little more.
     pub fn is_narrow(&self, bits: u32, bound: u32) -> bool {
         ((1u64 << (bits - 1)) + u64::from(bound) + 1) << self.shift <= 1 << 31
     }
 }
 
-/// A [`Linear`] of order `ORDER` or less, where sums of 32 bits suffice. A product of 64 bits serves two predictions at
-/// once: in its lower half the one for this sample, and in its upper half the one for the next, which then lacks only
-/// what this sample contributes.
+/// A [`Linear`] of order `ORDER` or less, for samples of 32 bits or less.
 #[derive(Clone)]
-pub struct Narrow<const ORDER: usize> {
-    /// `coefficients[i] + 2^32 coefficients[i + 1]`.
-    both: [i64; ORDER],
-    newest: i32,
-    shift: u32,
-    /// The last two samples, which would be late if they came from memory.
-    last: i64,
-    before: i64,
-}
-
-impl<const ORDER: usize> Narrow<ORDER> {
-    pub fn after(samples: &[i32], linear: &Linear) -> Narrow<ORDER> {
-        let c = |i: usize| if i < ORDER { i64::from(linear.coefficients[i]) } else { 0 };
-        let n = samples.len();
-        Narrow {
-            both: std::array::from_fn(|i| c(i) + (c(i + 1) << 32)),
-            newest: linear.coefficients[0],
-            shift: linear.shift,
-            last: i64::from(samples[n - 1]),
-            before: i64::from(samples[n - 2]),
-        }
-    }
-}
-
-impl<const ORDER: usize> Predictor for Narrow<ORDER> {
-    #[inline(always)]
-    fn extend<const N: usize>(&mut self, samples: &mut [i32], at: usize, residuals: [i32; N]) {
-        let reach = &mut samples[at - ORDER..at + N];
-        let (pairs, single) = residuals.as_chunks::<2>();
-        let mut n = ORDER;
-        let sums = |reach: &[i32], n: usize, last: i64, before: i64| {
-            let mut sums = 0i64;
-            for i in (2..ORDER).rev() {
-                sums = sums.wrapping_add(i64::from(reach[n - 1 - i]).wrapping_mul(self.both[i]));
-            }
-            sums = sums.wrapping_add(before.wrapping_mul(self.both[1]));
-            sums.wrapping_add(last.wrapping_mul(self.both[0]))
-        };
-        for pair in pairs {
-            let sums = sums(reach, n, self.last, self.before);
-            let low = sums as i32;
-            let first = pair[0].wrapping_add(low >> self.shift);
-            // A negative lower half has borrowed one from the upper.
-            let high = ((sums >> 32) as i32).wrapping_sub(low >> 31);
-            let high = high.wrapping_add(first.wrapping_mul(self.newest));
-            let second = pair[1].wrapping_add(high >> self.shift);
-            reach[n] = first;
-            reach[n + 1] = second;
-            (self.before, self.last) = (i64::from(first), i64::from(second));
-            n += 2;
-        }
-        if let [residual] = single {
-            let sum = sums(reach, n, self.last, self.before) as i32;
-            let sample = residual.wrapping_add(sum >> self.shift);
-            reach[n] = sample;
-            (self.before, self.last) = (self.last, i64::from(sample));
-        }
-    }
-}
-
-/// A [`Linear`] of order `ORDER` or less, where sums need 64 bits.
-#[derive(Clone)]
-pub struct Wide<const ORDER: usize> {
+pub struct Scalar<const ORDER: usize> {
     coefficients: [i64; ORDER],
     shift: u32,
     last: i32,
 }
 
-impl<const ORDER: usize> Wide<ORDER> {
-    pub fn after(samples: &[i32], linear: &Linear) -> Wide<ORDER> {
-        Wide {
+impl<const ORDER: usize> Scalar<ORDER> {
+    pub fn after(samples: &[i32], linear: &Linear) -> Scalar<ORDER> {
+        Scalar {
             coefficients: std::array::from_fn(|i| i64::from(linear.coefficients[i])),
             shift: linear.shift,
             last: samples[samples.len() - 1],
@@ -143,7 +79,7 @@ impl<const ORDER: usize> Wide<ORDER> {
     }
 }
 
-impl<const ORDER: usize> Predictor for Wide<ORDER> {
+impl<const ORDER: usize> Predictor for Scalar<ORDER> {
     #[inline(always)]
     fn extend<const N: usize>(&mut self, samples: &mut [i32], at: usize, residuals: [i32; N]) {
         let reach = &mut samples[at - ORDER..at + N];
@@ -181,7 +117,8 @@ impl Predictor for Clear<'_> {
     #[inline(always)]
     fn extend<const N: usize>(&mut self, samples: &mut [i32], at: usize, residuals: [i32; N]) {
         for (sample, residual) in samples[at..at + N].iter_mut().zip(residuals) {
-            let products = self.history.iter().zip(&self.linear.coefficients).map(|(s, &c)| s.wrapping_mul(i64::from(c)));
+            let products =
+                self.history.iter().zip(&self.linear.coefficients).map(|(s, &c)| s.wrapping_mul(i64::from(c)));
             let sum = products.fold(0i64, i64::wrapping_add);
             let next = i64::from(residual).wrapping_add(sum >> self.linear.shift);
             *sample = next as i32;

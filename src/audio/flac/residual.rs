@@ -29,21 +29,19 @@ pub fn read<P: Predictor>(bits: &mut Bits<'_>, order: usize, samples: &mut [i32]
     if length * partitions != block || length < order {
         return Err(Error::DecodeError("flac: impossible residual partitions"));
     }
-    let mut from = MAX_ORDER + order;
     let arch = Arch::new();
     let mut bound = 0;
+    let mut from = MAX_ORDER + order;
     for n in 1..=partitions {
-        let partition = from..MAX_ORDER + n * length;
-        from = partition.end;
-        let k = bits.unsigned(parameter_bits)? as u32;
-        let known = &mut samples[..partition.end];
-        let bound_here = match k {
-            escape if escape + 1 == 1 << parameter_bits => escaped(bits, known, partition.start, &mut predictor)?,
-            0 => arch.dispatch(Rice::<4, true, P> { bits, k, samples: known, from: partition.start, predictor: &mut predictor })?,
-            1..=10 => arch.dispatch(Rice::<4, false, P> { bits, k, samples: known, from: partition.start, predictor: &mut predictor })?,
-            _ => arch.dispatch(Rice::<2, false, P> { bits, k, samples: known, from: partition.start, predictor: &mut predictor })?,
-        };
-        bound = bound.max(bound_here);
+        let end = MAX_ORDER + n * length;
+        let (known, predictor) = (&mut samples[..end], &mut predictor);
+        bound = bound.max(match bits.unsigned(parameter_bits)? as u32 {
+            escape if escape + 1 == 1 << parameter_bits => escaped(bits, known, from, predictor)?,
+            0 => arch.dispatch(Rice::<4, true, P> { bits, k: 0, samples: known, from, predictor })?,
+            k @ 1..=10 => arch.dispatch(Rice::<4, false, P> { bits, k, samples: known, from, predictor })?,
+            k => arch.dispatch(Rice::<2, false, P> { bits, k, samples: known, from, predictor })?,
+        });
+        from = end;
     }
     Ok(bound)
 }
@@ -62,8 +60,8 @@ fn escaped<P: Predictor>(bits: &mut Bits<'_>, samples: &mut [i32], from: usize, 
 /// As many samples are predicted at once.
 const GROUP: usize = 4;
 
-/// A partition of Rice codes with parameter `k`, which is zero if `ZERO` says so, read `N` at a time: the more bits a
-/// code has, the fewer fit into a window.
+/// A partition of Rice codes, `samples[from..]`, with the parameter `k`, which is zero if `ZERO` says so. `N` codes are
+/// taken out of a window: the more bits a code has, the fewer fit.
 struct Rice<'a, 'b, const N: usize, const ZERO: bool, P> {
     bits: &'a mut Bits<'b>,
     k: u32,
@@ -73,7 +71,7 @@ struct Rice<'a, 'b, const N: usize, const ZERO: bool, P> {
 }
 
 impl<const N: usize, const ZERO: bool, P: Predictor> WithSimd for Rice<'_, '_, N, ZERO, P> {
-    /// A bound on the absolute values of the residual.
+    /// A bound on the residual's absolute values.
     type Output = Result<u32>;
 
     #[inline(always)]
@@ -86,8 +84,7 @@ impl<const N: usize, const ZERO: bool, P: Predictor> WithSimd for Rice<'_, '_, N
         let mut bound = 0;
         while at + GROUP <= samples.len() {
             let mut residuals = [0; GROUP];
-            let (windows, _) = residuals.as_chunks_mut::<N>();
-            for residuals in windows {
+            for residuals in residuals.as_chunks_mut::<N>().0 {
                 let mut window = bits.window()?;
                 let mut length = shortest;
                 for residual in residuals.iter_mut() {
@@ -95,14 +92,14 @@ impl<const N: usize, const ZERO: bool, P: Predictor> WithSimd for Rice<'_, '_, N
                     length += zeros;
                     // The one, and k bits behind it.
                     window = window.wrapping_shl(zeros);
-                    // 0, 1, 2, 3, 4 stand for 0, -1, 1, -2, 2 (section 9.2.7.3): the lowest bit is the sign.
                     *residual = if ZERO {
                         unfold(zeros)
                     } else {
-                        // The one is carried into what 2^k q lacks.
-                        let magnitude = ((window >> (64 - k)) as u32).wrapping_add(zeros.wrapping_sub(1) << (k - 1));
-                        let sign = ((window << k) as i64 >> 63) as i32;
-                        magnitude as i32 ^ sign
+                        // Like unfold, but half of the number and the sign come from their own places. The one is
+                        // carried into what 2^k q lacks.
+                        let carried = u64::from(zeros).wrapping_sub(1) << (k - 1);
+                        let sign = (window << k) as i64 >> 63;
+                        ((window >> (64 - k)).wrapping_add(carried) as i64 ^ sign) as i32
                     };
                     window <<= k + 1;
                 }
@@ -117,20 +114,19 @@ impl<const N: usize, const ZERO: bool, P: Predictor> WithSimd for Rice<'_, '_, N
             at += GROUP;
         }
         while at < samples.len() {
-            let residual;
-            (residual, bound) = one_by_one::<1>(&mut bits, k, bound)?;
+            let residual: [i32; 1];
+            (residual, bound) = one_by_one(&mut bits, k, bound)?;
             predictor.extend(samples, at, residual);
             at += 1;
         }
         *outer = bits;
         *kept = predictor;
-        // One code may have had all the zeros.
+        // One code may have had all the zeros of its window.
         Ok(bound.max((longest - shortest + 1) << k))
     }
 }
 
-/// Codes of any length, and the greater one of `bound` and their absolute values. A residual that does not fit its 32
-/// bits is damage, and wraps.
+/// Codes of any length, and the greatest of `bound` and their absolute values. A residual that does not fit its 32 bits is damage, and wraps.
 #[cold]
 #[inline(never)]
 fn one_by_one<const N: usize>(bits: &mut Bits<'_>, k: u32, mut bound: u32) -> Result<([i32; N], u32)> {
@@ -143,7 +139,7 @@ fn one_by_one<const N: usize>(bits: &mut Bits<'_>, k: u32, mut bound: u32) -> Re
     Ok((residuals, bound))
 }
 
-/// The number that a code stands for.
+/// The number that a code stands for. 0, 1, 2, 3, 4 are 0, -1, 1, -2, 2 (section 9.2.7.3): the lowest bit is the sign.
 #[inline(always)]
 fn unfold(code: u32) -> i32 {
     (code >> 1) as i32 ^ -((code & 1) as i32)

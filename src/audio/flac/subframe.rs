@@ -3,10 +3,10 @@
 use symphonia::core::errors::{Error, Result};
 
 use super::bits::Bits;
-use super::predict::{Clear, Fixed, Linear, MAX_ORDER, Narrow, Wide};
+use super::predict::{Clear, Fixed, Linear, MAX_ORDER, Scalar};
+#[cfg(target_arch = "x86_64")]
+use super::quad::{Quad, Sum};
 use super::residual;
-use super::quad::Quad;
-use pulp::x86::V3;
 
 /// Reads a subframe whose samples have `bits_per_sample` bits (1 to 33). `samples` are [`MAX_ORDER`] zeros, then the
 /// block, which is set modulo 2^32.
@@ -63,39 +63,51 @@ fn linear(bits: &mut Bits<'_>, width: u32, order: usize, samples: &mut [i32]) ->
     for c in &mut linear.coefficients[..order] {
         *c = bits.signed(precision)? as i32;
     }
-    let known = &samples[..MAX_ORDER + order];
-    if linear.is_narrow(width, 0) {
-        let here = bits.position();
-        let bound = if let Some(v3) = V3::try_new() { match order {
-            0..=4 => residual::read(bits, order, samples, Quad::<4>::after(v3, known, &linear)),
-            5..=8 => residual::read(bits, order, samples, Quad::<8>::after(v3, known, &linear)),
-            9..=12 => residual::read(bits, order, samples, Quad::<12>::after(v3, known, &linear)),
-            13..=16 => residual::read(bits, order, samples, Quad::<16>::after(v3, known, &linear)),
-            17..=24 => residual::read(bits, order, samples, Quad::<24>::after(v3, known, &linear)),
-            _ => residual::read(bits, order, samples, Quad::<MAX_ORDER>::after(v3, known, &linear)),
-        }? } else { match order {
-            0..=4 => residual::read(bits, order, samples, Narrow::<4>::after(known, &linear)),
-            5..=8 => residual::read(bits, order, samples, Narrow::<8>::after(known, &linear)),
-            9..=12 => residual::read(bits, order, samples, Narrow::<12>::after(known, &linear)),
-            13..=16 => residual::read(bits, order, samples, Narrow::<16>::after(known, &linear)),
-            17..=24 => residual::read(bits, order, samples, Narrow::<24>::after(known, &linear)),
-            _ => residual::read(bits, order, samples, Narrow::<MAX_ORDER>::after(known, &linear)),
-        }? };
-        if linear.is_narrow(width, bound) {
-            return Ok(());
+    if width > 32 {
+        residual::read(bits, order, samples, Clear::after(&first[..order], &linear))?;
+        return Ok(());
+    }
+    #[cfg(target_arch = "x86_64")]
+    if let Some(simd) = pulp::x86::V3::try_new() {
+        if linear.is_narrow(width, 0) {
+            let here = bits.clone();
+            let bound = quad::<i32>(simd, bits, order, samples, &linear)?;
+            if linear.is_narrow(width, bound) {
+                return Ok(());
+            }
+            // Nothing forbids such residuals, but they are rare: once more, with wider sums.
+            *bits = here;
         }
-        // Nothing known beforehand forbids such residuals, but they are rare: once more, with wider sums.
-        bits.rewind(here);
+        quad::<i64>(simd, bits, order, samples, &linear)?;
+        return Ok(());
     }
     let known = &samples[..MAX_ORDER + order];
     match order {
-        _ if width > 32 => residual::read(bits, order, samples, Clear::after(&first[..order], &linear)),
-        0..=4 => residual::read(bits, order, samples, Wide::<4>::after(known, &linear)),
-        5..=8 => residual::read(bits, order, samples, Wide::<8>::after(known, &linear)),
-        9..=12 => residual::read(bits, order, samples, Wide::<12>::after(known, &linear)),
-        _ => residual::read(bits, order, samples, Wide::<MAX_ORDER>::after(known, &linear)),
+        0..=4 => residual::read(bits, order, samples, Scalar::<4>::after(known, &linear)),
+        5..=8 => residual::read(bits, order, samples, Scalar::<8>::after(known, &linear)),
+        9..=12 => residual::read(bits, order, samples, Scalar::<12>::after(known, &linear)),
+        _ => residual::read(bits, order, samples, Scalar::<MAX_ORDER>::after(known, &linear)),
     }?;
     Ok(())
+}
+
+#[cfg(target_arch = "x86_64")]
+fn quad<S: Sum>(
+    simd: pulp::x86::V3,
+    bits: &mut Bits<'_>,
+    order: usize,
+    samples: &mut [i32],
+    linear: &Linear,
+) -> Result<u32> {
+    let known = &samples[..MAX_ORDER + order];
+    match order {
+        0..=4 => residual::read(bits, order, samples, Quad::<S, 4>::after(simd, known, linear)),
+        5..=8 => residual::read(bits, order, samples, Quad::<S, 8>::after(simd, known, linear)),
+        9..=12 => residual::read(bits, order, samples, Quad::<S, 12>::after(simd, known, linear)),
+        13..=16 => residual::read(bits, order, samples, Quad::<S, 16>::after(simd, known, linear)),
+        17..=24 => residual::read(bits, order, samples, Quad::<S, 24>::after(simd, known, linear)),
+        _ => residual::read(bits, order, samples, Quad::<S, MAX_ORDER>::after(simd, known, linear)),
+    }
 }
 
 /// The samples that a predictor starts from are written as they are. Up to 33 bits are returned, 32 go to `samples`.

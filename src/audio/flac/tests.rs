@@ -104,7 +104,7 @@ impl Writer {
     /// The low `n` bits of `value`.
     fn put(&mut self, value: i64, n: u32) {
         for i in (0..n).rev() {
-            if self.bits % 8 == 0 {
+            if self.bits.is_multiple_of(8) {
                 self.bytes.push(0);
             }
             self.bytes[self.bits / 8] |= ((value >> i & 1) as u8) << (7 - self.bits % 8);
@@ -127,7 +127,8 @@ impl Writer {
         let block = residual.len() + order;
         let method = dice.between(0, 1);
         self.put(method, 2);
-        let orders: Vec<i64> = (0..=8).filter(|&o| block % (1 << o) == 0 && block >> o >= order.max(1)).collect();
+        let orders: Vec<i64> =
+            (0..=8).filter(|&o| block.is_multiple_of(1 << o) && block >> o >= order.max(1)).collect();
         let partitions = orders[dice.roll() as usize % orders.len()];
         self.put(partitions, 4);
         let mut rest = residual;
