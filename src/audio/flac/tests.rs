@@ -324,6 +324,25 @@ fn the_longest_block_is_decoded() {
     assert!(mono.len() == 65_535 && mono.iter().enumerate().all(|(i, &sample)| sample == mean(i)));
 }
 
+#[test]
+fn the_difference_of_loud_channels_needs_33_bits() {
+    let mut dice = Dice(33);
+    let full = 2f64.powi(31) - 1.0;
+    let left: Vec<i64> = (0..500).map(|n| ((0.02 * n as f64).sin() * full) as i64).collect();
+    let right: Vec<i64> = left.iter().map(|l| -l + dice.between(-9, 0)).collect();
+    assert!(left.iter().zip(&right).any(|(l, r)| l - r > i64::from(u32::MAX / 2) + 1));
+    let planes = [left, right];
+    for _ in 0..50 {
+        for channels in [Channels::LeftSide, Channels::SideRight, Channels::MidSide] {
+            let frame = encode(&mut dice, &planes, channels, 32);
+            let mut decoder = decoder(2, 32);
+            for (i, &sample) in decoder.mono(&frame.bytes).unwrap().iter().enumerate() {
+                assert_eq!(sample, (planes[0][i] + planes[1][i]) as f32 / 2f32.powi(32), "{channels:?}, sample {i}");
+            }
+        }
+    }
+}
+
 /// Damage is found by the checksum; where that is right by accident, or on purpose, it is at worst noise.
 #[test]
 fn damaged_frames_are_refused_and_forged_ones_do_no_harm() {
