@@ -5,7 +5,8 @@
 # steps*: 500 Hz for half a second, 1500 Hz for the next, 3000 Hz for the third.
 # sweep*: a tone that rises from 200 Hz by 400 Hz each second, so that no two moments sound alike.
 # Five of them carry the tags that tests/audio.rs looks for.
-# Both at half of full scale; lossless ones at 1/32, where few bits suffice.
+# Both at half of full scale; lossless ones at 1/32, where few bits suffice. A pair has the one on its left, the other on
+# its right; in FLAC it has 24 bits, of which 8 are wasted.
 set -eu
 cd "$(dirname "$0")"
 
@@ -25,6 +26,7 @@ make() {
     case $channels in
         1) all=$expression layout=mono ;;
         2) all="$expression|$expression" layout=stereo ;;
+        pair) all=$expression layout=stereo ;;
         6) all="$expression|$expression|$expression|$expression|$expression|$expression" layout=5.1 ;;
     esac
     ffmpeg -v error -y -f lavfi -i "aevalsrc=$all:s=$rate:d=$seconds:c=$layout" -fflags +bitexact -flags:a +bitexact \
@@ -46,6 +48,8 @@ make "$STEPS" 1.5 48000 6 steps-5.1.opus -c:a libopus -b:a 128k -vbr off -mappin
 make "$SOFT_STEPS" 1.5 8000 2 steps.flac -c:a flac -compression_level 12 $COMMENTS
 make "$SOFT_STEPS" 1.5 8000 1 steps-24.flac -c:a flac -compression_level 12 -sample_fmt s32 -bits_per_raw_sample 24
 make "$SOFT_STEPS" 1.5 8000 6 steps-5.1.flac -c:a flac -compression_level 12 -sample_fmt s16
+make "$SOFT_STEPS|$SOFT_SWEEP" 1.5 8000 pair pair-24.flac -af aformat=s16 -c:a flac -compression_level 12 \
+    -ch_mode mid_side -sample_fmt s32 -bits_per_raw_sample 24
 make "$SOFT_STEPS" 1.5 8000 1 steps-alac.m4a -c:a alac
 make "$SOFT_STEPS" 1.5 8000 1 steps-alac.caf -c:a alac
 make "$SOFT_STEPS" 1.5 8000 1 steps.aiff -c:a pcm_s16be
