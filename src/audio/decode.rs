@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 use symphonia::core::audio::conv::IntoSample;
 use symphonia::core::audio::sample::Sample;
 use symphonia::core::audio::{Audio, AudioBuffer, GenericAudioBufferRef};
-use symphonia::core::codecs::audio::well_known::{CODEC_ID_AAC, CODEC_ID_ALAC, CODEC_ID_OPUS};
+use symphonia::core::codecs::audio::well_known::{
+    CODEC_ID_AAC, CODEC_ID_ALAC, CODEC_ID_MP3, CODEC_ID_OPUS, CODEC_ID_VORBIS,
+};
 use symphonia::core::codecs::audio::{AudioCodecId, AudioCodecParameters, AudioDecoder, AudioDecoderOptions};
 use symphonia::core::codecs::registry::CodecRegistry;
 use symphonia::core::common::Limit;
@@ -24,10 +26,14 @@ use symphonia::core::meta::MetadataOptions;
 use symphonia::core::packet::Packet;
 use symphonia::core::units::{Duration as Ticks, TimeBase, Timestamp};
 
+use super::aac::{self, AacDecoder};
+use super::flac::FlacDecoder;
+use super::mp3::{self, Mp3Decoder};
 use super::opus::{OPUS_RATE, OpusDecoder, OpusHead};
 use super::resample::Resampler;
 use super::source::{Deadline, Source, mpeg_without_length};
 use super::tags::Tags;
+use super::vorbis::{self, VorbisDecoder};
 use super::{Listening, Spent, no_panic};
 use crate::error::{Error, Result};
 
@@ -692,11 +698,12 @@ impl Prepared {
     }
 }
 
-/// The decoders of symphonia, and Opus: the whole band.
+/// The decoders of symphonia, Opus and FLAC: the whole band.
 static WHOLE_BAND: LazyLock<CodecRegistry> = LazyLock::new(|| {
     let mut codecs = CodecRegistry::new();
     symphonia::default::register_enabled_codecs(&mut codecs);
     codecs.register_audio_decoder::<OpusDecoder<48_000>>();
+    codecs.register_audio_decoder::<FlacDecoder>();
     codecs
 });
 
@@ -706,6 +713,10 @@ static LOWER_HALF: LazyLock<CodecRegistry> = LazyLock::new(|| {
     let mut codecs = CodecRegistry::new();
     symphonia::default::register_enabled_codecs(&mut codecs);
     codecs.register_audio_decoder::<OpusDecoder<24_000>>();
+    codecs.register_audio_decoder::<Mp3Decoder>();
+    codecs.register_audio_decoder::<AacDecoder>();
+    codecs.register_audio_decoder::<VorbisDecoder>();
+    codecs.register_audio_decoder::<FlacDecoder>();
     codecs
 });
 
@@ -716,6 +727,9 @@ const HALF_BAND: u32 = 22_050;
 fn lower_half_rate(codec: AudioCodecId, rate: u32) -> u32 {
     match codec {
         CODEC_ID_OPUS => OPUS_RATE / 2,
+        CODEC_ID_MP3 => mp3::output_rate(rate),
+        CODEC_ID_AAC => aac::output_rate(rate),
+        CODEC_ID_VORBIS => vorbis::output_rate(rate),
         _ => rate,
     }
 }
