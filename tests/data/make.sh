@@ -63,3 +63,19 @@ make "$SWEEP" 5 16000 1 sweep.m4a -c:a aac -b:a 16k
 make "$SWEEP" 5 16000 1 sweep-faststart.m4a -c:a aac -b:a 16k -movflags +faststart
 make "$SOFT_SWEEP" 2.5 8000 1 sweep.flac -c:a flac -compression_level 12
 make "$SOFT_SWEEP" 2.5 8000 1 sweep-alac.m4a -c:a alac
+
+# For the AAC decoder: bursts that differ between the channels, for short windows on one side or both, over a tone that is
+# shared; hiss that the encoder replaces by noise (or may not, where the decoded samples are compared); and 5.1 whose channels have
+# the steps at 1, 0.8, 0.6, (low frequencies) 1, 0.4 and 0.2 of their height.
+BURSTS='0.3*sin(2*PI*700*t)+0.6*(random(0)-0.5)*lt(mod(t\,0.21)\,0.004)+0.02*(random(1)-0.5)|0.2*sin(2*PI*700*t)+0.5*(random(2)-0.5)*lt(mod(t\,0.33)\,0.003)+0.05*(random(3)-0.5)'
+bursts() {
+    rate=$1 output=$2
+    shift 2
+    ffmpeg -v error -y -f lavfi -i "aevalsrc=$BURSTS:s=$rate:d=1.5:c=stereo" -fflags +bitexact -flags:a +bitexact \
+        -map_metadata -1 -c:a aac "$@" "$output"
+}
+bursts 32000 aac-bursts-32k.m4a -b:a 80k -aac_pns 0
+bursts 44100 aac-bursts.m4a -b:a 96k -aac_pns 0
+bursts 44100 aac-noise.m4a -b:a 96k
+ffmpeg -v error -y -f lavfi -i "aevalsrc=$STEPS|0.8*$STEPS|0.6*$STEPS|$STEPS|0.4*$STEPS|0.2*$STEPS:s=24000:d=1.5:c=5.1" \
+    -fflags +bitexact -flags:a +bitexact -map_metadata -1 -c:a aac -aac_coder fast -b:a 96k aac-5.1.m4a

@@ -357,7 +357,7 @@ fn data_stream(bits: &mut Bits) {
 fn fill(bits: &mut Bits) -> Result<()> {
     let mut bytes = bits.read(4) as usize;
     if bytes == 15 {
-        bytes += bits.read(8) as usize - 1;
+        bytes = 14 + bits.read(8) as usize;
     }
     if bytes > 0 {
         // EXT_SBR_DATA and EXT_SBR_DATA_CRC (table 4.121).
@@ -368,4 +368,3 @@ fn fill(bits: &mut Bits) -> Result<()> {
     }
     Ok(())
 }
-

@@ -115,9 +115,13 @@ fn a_configuration_is_read_or_refused_by_its_name() {
     assert_eq!(Config::parse(&[0x11, 0xb0]).unwrap(), Config { rate: 48_000, channels: Some((6, 1)) });
     let odd: u64 = (2 << 59) | (15 << 55) | (44_099 << 31) | (1 << 27);
     assert_eq!(Config::parse(&odd.to_be_bytes()).unwrap(), Config { rate: 44_099, channels: Some((1, 0)) });
-    // A program of a pair in front and a channel for low frequencies.
-    let program: u128 = (2 << 123) | (4 << 119) | (1 << 108 - 4 + 1) | (1 << 108 - 4 - 4 - 4 - 4 + 2);
-    let _ = program;
+    // A program of a pair in front, one channel behind and one for low frequencies, and a comment of one letter.
+    let program =
+        concat!("00010", "0100", "0000", "000", "0000", "01", "0100", "0001", "0000", "0001", "01", "000", "0000");
+    let program = [program, "000", "10000", "00000", "0000", "00000001", "01000001"].concat();
+    let byte = |bits: &[u8]| bits.iter().fold(0, |byte, &b| byte << 1 | (b - b'0')) << (8 - bits.len());
+    let program: Vec<u8> = program.as_bytes().chunks(8).map(byte).collect();
+    assert_eq!(Config::parse(&program).unwrap(), Config { rate: 44_100, channels: Some((4, 1)) });
     let refused = |bytes: &[u8]| match Config::parse(bytes) {
         Err(Error::Unsupported(what)) => what,
         other => panic!("{other:?}"),

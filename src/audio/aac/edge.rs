@@ -28,7 +28,8 @@ fn the_lines_are_as_loud_as_the_resampler_makes_a_tone() {
     use crate::audio::resample::Resampler;
     for (k, gain) in (FIRST..).zip(GAINS) {
         let hz = (k as f64 + 0.5) * 44_100.0 / 2048.0;
-        let tone: Vec<f32> = (0..88_200).map(|i| (std::f64::consts::TAU * hz * f64::from(i) / 44_100.0).sin() as f32).collect();
+        let tone: Vec<f32> =
+            (0..88_200).map(|i| (std::f64::consts::TAU * hz * f64::from(i) / 44_100.0).sin() as f32).collect();
         let heard = Resampler::new(44_100, 22_050).process(&tone);
         let middle = &heard[11_025..33_075];
         let power = middle.iter().map(|x| x * x).sum::<f32>() / middle.len() as f32;

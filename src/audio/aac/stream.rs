@@ -144,8 +144,7 @@ impl Layout {
         } else if bits.flag() {
             return Err(Error::Unsupported("aac: prediction (AAC Main or LTP)"));
         }
-        let (offsets, shaped) =
-            if is_short { (rate.short, rate.short_shaped) } else { (rate.long, rate.long_shaped) };
+        let (offsets, shaped) = if is_short { (rate.short, rate.short_shaped) } else { (rate.long, rate.long_shaped) };
         if per_group >= offsets.len() {
             return Err(Error::DecodeError("aac: more bands than there are"));
         }
