@@ -406,7 +406,7 @@ fn what_is_not_audio_is_refused_with_its_reason() {
     assert!(refusal(dir.path()).contains("a directory"));
     #[cfg(unix)]
     assert!(refusal(Path::new("/dev/zero")).contains("regular file"));
-    assert!(matches!(hear(&dir.path().join("none.mp3"), &bands(), 40, 1), Err(Error::Io { .. })));
+    assert!(matches!(hear(&dir.path().join("none.mp3"), &bands(), 40, &windows(1)), Err(Error::Io { .. })));
 }
 
 /// A float WAV file of `seconds` s at 22,050 Hz.
