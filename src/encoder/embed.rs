@@ -1,19 +1,81 @@
 //! Songs to vectors, in batches.
 
-use burn::tensor::{Device, Tensor, TensorData};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use burn::tensor::{Device as BurnDevice, Tensor, TensorData};
 use ndarray::{Array2, Array3, ArrayView3, ArrayViewMut1, Axis, concatenate, s};
 
-use super::Model;
+use super::{AudioEncoder, Device, EncoderConfig, Model, Weights, infer};
 use crate::error::{Error, Result};
 
-/// Songs that go through the network together. More gains under 5 % and costs 3 MB of memory each.
-pub const BATCH: usize = 16;
+/// Songs that a GPU is given together: 20 MB of spectrograms, and 64 rows for its smallest layers.
+const BATCH: usize = 64;
+
+/// What runs a model's network.
+#[derive(Debug)]
+pub(super) enum Engine {
+    /// Our own loops, on the threads of rayon's pool.
+    Cpu(infer::Network),
+    /// The network's definition on one of burn's devices.
+    Burn(Box<AudioEncoder>, BurnDevice),
+}
+
+impl Engine {
+    /// # Errors
+    /// `Invalid` where the device is not there.
+    pub(super) fn new(device: Device, config: &EncoderConfig, weights: &Weights) -> Result<Engine> {
+        match device {
+            Device::Cpu => Ok(Engine::Cpu(infer::Network::new(config, weights))),
+            _ => {
+                let there = device.of_burn()?;
+                // Where a driver lacks something burn panics; better now, on a silent song, than after hours of decoding.
+                catch_unwind(AssertUnwindSafe(|| {
+                    let engine = Engine::burn(there, config, weights);
+                    let silence = Array3::zeros((1, config.frames, config.mel_bands));
+                    engine.predict(silence.view(), config.dimensions).map(|_| engine)
+                }))
+                .unwrap_or_else(|_| Err(Error::invalid("device", "one that can run the network", device)))
+            }
+        }
+    }
+
+    fn burn(device: BurnDevice, config: &EncoderConfig, weights: &Weights) -> Engine {
+        Engine::Burn(Box::new(AudioEncoder::new(config, weights, &device)), device)
+    }
+
+    /// From spectrograms `[n, frames, mel_bands]`, of the network's shape, to factors `[n, dimensions]`.
+    fn predict(&self, mels: ArrayView3<f32>, dimensions: usize) -> Result<Array2<f32>> {
+        match self {
+            Engine::Cpu(network) => Ok(network.predict(mels)),
+            Engine::Burn(network, device) => {
+                let mut rows = vec![Array2::zeros((0, dimensions))];
+                for batch in mels.axis_chunks_iter(Axis(0), BATCH) {
+                    rows.push(answers(network, batch, device)?);
+                }
+                concatenate(Axis(0), &rows.iter().map(|r| r.view()).collect::<Vec<_>>())
+                    .map_err(|e| Error::mismatch("batches of predictions", "equal widths", e))
+            }
+        }
+    }
+}
+
+/// One batch on a device of burn's, `[b, frames, mel_bands]` to `[b, dimensions]`.
+fn answers(network: &AudioEncoder, mels: ArrayView3<f32>, device: &BurnDevice) -> Result<Array2<f32>> {
+    let numbers: Vec<f32> = mels.iter().copied().collect();
+    let x = Tensor::<3>::from_data(TensorData::new(numbers, <[usize; 3]>::from(mels.dim())), device);
+    let answers = network.forward(x, None);
+    let [songs, dimensions] = answers.dims();
+    let numbers = answers.into_data().try_into_vec_as::<f32>();
+    let numbers = numbers.map_err(|e| Error::invalid("the network's answer", "32-bit floats", format!("{e:?}")))?;
+    Array2::from_shape_vec((songs, dimensions), numbers)
+        .map_err(|e| Error::mismatch("the network's answer", format!("[{songs}, {dimensions}]"), e))
+}
 
 impl Model {
     /// The vectors of songs from their spectrograms: `[n, frames, mel_bands]` to `[n, dimensions]`, rows of unit length.
     ///
-    /// A song's vector is the same to the last bit whatever songs go with it (on one kind of processor; others add in
-    /// another order, which shows in the sixth digit).
+    /// On the CPU a song's vector is the same to the last bit whatever songs go with it and on however many threads
+    /// (on one kind of processor; others add in another order, which shows in the sixth digit).
     ///
     /// # Errors
     /// `Mismatch` for another shape; `Invalid` where a spectrogram holds a number that is not finite.
@@ -71,39 +133,17 @@ impl Model {
         if let Some((song, x)) = first_not_finite(mels) {
             return Err(Error::invalid(format!("the spectrogram of song {song}"), "finite numbers", x));
         }
-        let device = Device::flex();
-        let mut rows = Vec::new();
-        for batch in mels.axis_chunks_iter(Axis(0), BATCH) {
-            let numbers: Vec<f32> = batch.iter().copied().collect();
-            let x = Tensor::<3>::from_data(TensorData::new(numbers, [batch.len_of(Axis(0)), frames, bands]), &device);
-            rows.push(self.answers(x)?);
-        }
-        match rows.is_empty() {
-            true => Ok(Array2::zeros((0, encoder.dimensions))),
-            false => concatenate(Axis(0), &rows.iter().map(|r| r.view()).collect::<Vec<_>>())
-                .map_err(|e| Error::mismatch("batches of predictions", "equal widths", e)),
-        }
-    }
-
-    /// One batch, `[b, frames, mel_bands]` to `[b, dimensions]`.
-    fn answers(&self, mels: Tensor<3>) -> Result<Array2<f32>> {
-        let songs = mels.dims()[0];
-        let heard = self.network.listen(mels);
-        // A product with a single row takes another path, which adds in another order: a song alone would get other
-        // last bits than the same song in a batch. So it goes in twice, which costs nothing beside reading the weights.
-        let heard = if songs == 1 { Tensor::cat(vec![heard.clone(), heard], 0) } else { heard };
-        let answers = self.network.answer(heard, None).slice(0..songs);
-        let [_, dimensions] = answers.dims();
-        let numbers = answers.into_data().try_into_vec_as::<f32>();
-        let numbers = numbers.map_err(|e| Error::invalid("the network's answer", "32-bit floats", format!("{e:?}")))?;
-        Array2::from_shape_vec((songs, dimensions), numbers)
-            .map_err(|e| Error::mismatch("the network's answer", format!("[{songs}, {dimensions}]"), e))
+        self.engine.predict(mels, encoder.dimensions)
     }
 }
 
 fn first_not_finite(mels: ArrayView3<f32>) -> Option<(usize, f32)> {
-    let songs = mels.outer_iter().enumerate();
-    songs.flat_map(|(i, mel)| mel.iter().find(|x| !x.is_finite()).map(|&x| (i, x))).next()
+    // Row by row without a branch per number, since this reads everything that the network does.
+    let sane = |row: &[f32]| row.iter().fold(true, |sane, x| sane & x.is_finite());
+    mels.outer_iter().enumerate().find_map(|(i, mel)| {
+        let doubtful = mel.outer_iter().filter(|row| !row.as_slice().is_some_and(sane)).collect::<Vec<_>>();
+        doubtful.iter().flatten().find(|x| !x.is_finite()).map(|&x| (i, x))
+    })
 }
 
 /// Scales a vector to unit length, or says `false` and leaves it where it has none (0, infinite, not a number).
@@ -154,15 +194,62 @@ mod tests {
     }
 
     #[test]
-    fn a_song_s_vector_does_not_depend_on_its_company() {
+    fn a_song_s_vector_depends_neither_on_its_company_nor_on_the_threads() {
         let model = model::tests::of(&EncoderConfig::default());
         let songs = Array3::from_shape_fn((5, 599, 128), |(n, t, m)| ((t * (n + 3) + m * 7) % 31) as f32 * 0.3);
         let together = model.predict(songs.view()).unwrap();
-        for size in [1, 2, 3] {
-            for start in 0..=5 - size {
-                let some = model.predict(songs.slice(s![start..start + size, .., ..])).unwrap();
-                assert_eq!(some, together.slice(s![start..start + size, ..]), "{size} from {start}");
+        for threads in [1, 2, 3, 8] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            for size in [1, 2, 3, 5] {
+                for start in 0..=5 - size {
+                    let some = songs.slice(s![start..start + size, .., ..]);
+                    let vectors = pool.install(|| model.predict(some)).unwrap();
+                    assert_eq!(vectors, together.slice(s![start..start + size, ..]), "{size} from {start}, {threads}");
+                }
             }
         }
+    }
+
+    #[test]
+    fn a_device_of_burn_s_says_the_same() {
+        let model = model::tests::of(&tiny());
+        let songs = Array3::from_shape_fn((BATCH + 3, 119, 8), |(n, t, m)| ((t * (n + 3) + m * 7) % 31) as f32 * 0.3);
+        let ours = model.predict(songs.view()).unwrap();
+        let mut weights = Weights::random(&tiny(), 1);
+        weights.mean.fill(3.0);
+        weights.layers.iter_mut().for_each(|l| l.bias.fill(0.125));
+        let engine = Engine::burn(BurnDevice::flex(), &tiny(), &weights);
+        // The model's weights are rounded to 16 bits, these are not.
+        assert_close(&engine.predict(songs.view(), 5).unwrap(), &ours, 1e-2);
+        assert_eq!(engine.predict(songs.slice(s![..0, .., ..]), 5).unwrap().dim(), (0, 5));
+    }
+
+    /// Only with a GPU's feature, and only where there is such a device; a machine without one says so.
+    #[test]
+    fn a_gpu_says_the_same() {
+        for device in Device::ALL {
+            let model = model::tests::of(&EncoderConfig::default());
+            let songs = Array3::from_shape_fn((3, 599, 128), |(n, t, m)| ((t * (n + 3) + m * 7) % 31) as f32 * 0.3);
+            let ours = model.embed(songs.view()).unwrap();
+            match model.on(device) {
+                Ok(there) => assert_close(&there.embed(songs.view()).unwrap(), &ours, 1e-4),
+                Err(e) => assert!(matches!(e, Error::Invalid { .. }) && device != Device::Cpu, "{e}"),
+            }
+        }
+    }
+
+    fn assert_close(a: &Array2<f32>, b: &Array2<f32>, tolerance: f32) {
+        let worst = (a - b).iter().fold(0.0, |worst: f32, x| worst.max(x.abs()));
+        assert!(a.dim() == b.dim() && worst <= tolerance, "{worst}");
+    }
+
+    #[test]
+    fn a_number_that_is_not_finite_is_found_in_any_layout() {
+        let mut mels = Array3::zeros((3, 4, 5));
+        assert_eq!(first_not_finite(mels.view()), None);
+        assert_eq!(first_not_finite(mels.view().reversed_axes()), None);
+        mels[[2, 1, 3]] = f32::NEG_INFINITY;
+        assert_eq!(first_not_finite(mels.view()), Some((2, f32::NEG_INFINITY)));
+        assert_eq!(first_not_finite(mels.view().reversed_axes()), Some((3, f32::NEG_INFINITY)));
     }
 }

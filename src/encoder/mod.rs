@@ -16,17 +16,21 @@
 //! run over time only, are 4 frames wide and unpadded; every layer but the last ends in a ReLU.
 //!
 //! [`train()`] makes [`Weights`], [`Model`] keeps them in a folder and embeds songs, [`baseline`] is what they must beat.
+//! [`AudioEncoder`] is the network's definition: training runs it, and embedding on a GPU. On the CPU songs are embedded
+//! by the same network written as a few loops (`infer.rs`), which is tested against it.
 
 pub mod baseline;
 pub mod dataset;
+pub mod device;
 pub mod embed;
+mod infer;
 pub mod model;
 mod optimiser;
 pub mod train;
 
 use burn::module::{Module, Param};
 use burn::tensor::activation::relu;
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Tensor, TensorData};
 use ndarray::{Array1, Array2};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -36,6 +40,7 @@ use crate::error::{Error, Result};
 
 pub use baseline::LinearBaseline;
 pub use dataset::Spectrograms;
+pub use device::Device;
 pub use model::{Model, ModelConfig};
 pub use train::{Epoch, TrainConfig, Trained, train};
 
@@ -132,8 +137,14 @@ impl EncoderConfig {
         if !(0.0..1.0).contains(&self.dropout) {
             return Err(Error::invalid("encoder.dropout", "at least 0, below 1", self.dropout));
         }
-        if self.frames > 1 << 20 || self.frames_after().is_none() {
+        let frames = if self.frames > 1 << 20 { None } else { self.frames_after() };
+        let Some(frames) = frames else {
             return Err(Error::invalid("encoder.frames", "enough for the convolutions and pools", self.frames));
+        };
+        // A small file can describe few weights and yet many frames of many channels. 2^28 numbers are 1 GB.
+        let channels = [self.mel_bands].into_iter().chain(self.channels);
+        if let Some(size) = frames.iter().zip(channels).map(|(f, c)| f * c).find(|&size| size > 1 << 28) {
+            return Err(Error::invalid("encoder's frames × channels", "at most 2^28", size));
         }
         Ok(())
     }
@@ -231,7 +242,7 @@ const RMS_FLOOR: f32 = 1e-12;
 
 impl AudioEncoder {
     /// The network with these weights. On an autodiff device its layers collect gradients.
-    pub fn new(config: &EncoderConfig, weights: &Weights, device: &Device) -> AudioEncoder {
+    pub fn new(config: &EncoderConfig, weights: &Weights, device: &burn::tensor::Device) -> AudioEncoder {
         let vector = |a: &Array1<f32>| Tensor::<1>::from_data(TensorData::new(a.to_vec(), [a.len()]), device);
         let matrix = |a: &Array2<f32>| {
             let numbers = a.as_standard_layout().as_slice().map(<[f32]>::to_vec).unwrap_or_default();
@@ -323,6 +334,7 @@ fn over_time(x: Tensor<3>) -> Tensor<2> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use burn::tensor::Device;
     use burn::tensor::module::{conv1d, max_pool1d};
     use burn::tensor::ops::{ConvOptions, MaxPoolOptions};
 
@@ -432,6 +444,7 @@ pub(crate) mod tests {
             EncoderConfig { pools: [0, 2, 2], ..EncoderConfig::default() },
             EncoderConfig { dimensions: 0, ..EncoderConfig::default() },
             EncoderConfig { dense: [usize::MAX, 2048], ..EncoderConfig::default() },
+            EncoderConfig { frames: 1 << 20, channels: [1 << 16, 1, 1, 1], ..EncoderConfig::default() },
             EncoderConfig { dropout: 1.0, ..EncoderConfig::default() },
             EncoderConfig { dropout: f64::NAN, ..EncoderConfig::default() },
         ];

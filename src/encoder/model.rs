@@ -10,13 +10,13 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::path::Path;
 
-use burn::tensor::Device;
 use half::f16;
 use ndarray::{Array1, Array2, ArrayView3};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
-use super::{AudioEncoder, CONVOLUTIONS, EncoderConfig, LAYERS, Layer, Weights};
+use super::embed::Engine;
+use super::{CONVOLUTIONS, Device, EncoderConfig, LAYERS, Layer, Weights};
 use crate::artefact::{SpaceId, atomic_write, read_toml, write_toml};
 use crate::audio::FrontEnd;
 use crate::error::{Error, Result};
@@ -88,7 +88,7 @@ impl ModelConfig {
 #[derive(Debug)]
 pub struct Model {
     pub config: ModelConfig,
-    pub(super) network: AudioEncoder,
+    pub(super) engine: Engine,
     /// The weights file.
     bytes: Vec<u8>,
 }
@@ -144,12 +144,27 @@ impl Model {
         format!("{}@{}", self.config.name, self.config.weights.get(..12).unwrap_or(&self.config.weights))
     }
 
-    fn from_parts(config: ModelConfig, bytes: Vec<u8>, path: &Path) -> Result<Model> {
-        let weights =
-            read_tensors(&bytes, "", Dtype::F16, &config.encoder).map_err(|(e, f)| Error::format(path, e, f))?;
-        let network = AudioEncoder::new(&config.encoder, &weights, &Device::flex());
-        Ok(Model { config, network, bytes })
+    /// The same model on another device; a new one is on the CPU.
+    ///
+    /// # Errors
+    /// `Invalid` where this program was built without the device's feature, the machine has no such device, or it
+    /// cannot run the network.
+    pub fn on(self, device: Device) -> Result<Model> {
+        let weights = weights_of(&self.config, &self.bytes, Path::new(WEIGHTS_FILE))?;
+        let engine = Engine::new(device, &self.config.encoder, &weights)?;
+        Ok(Model { engine, ..self })
     }
+
+    fn from_parts(config: ModelConfig, bytes: Vec<u8>, path: &Path) -> Result<Model> {
+        let weights = weights_of(&config, &bytes, path)?;
+        let engine = Engine::new(Device::Cpu, &config.encoder, &weights)?;
+        Ok(Model { config, engine, bytes })
+    }
+}
+
+/// What a weights file holds; `path` is for errors.
+fn weights_of(config: &ModelConfig, bytes: &[u8], path: &Path) -> Result<Weights> {
+    read_tensors(bytes, "", Dtype::F16, &config.encoder).map_err(|(e, f)| Error::format(path, e, f))
 }
 
 /// The least and the most bytes that a weights file of this network can have: its numbers, and up to 1 MiB of header
