@@ -58,22 +58,34 @@ class Program:
 
     def __init__(self, peer, command, threads, out=None):
         self.peer = peer
-        self.python = peer in PYTHON
-        self.errors = tempfile.TemporaryFile("w+")
-        command = [*command, "--threads", str(threads)] + (["--out", str(out)] if out else [])
-        pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=self.errors, text=True)
+        self.command = [*command, "--threads", str(threads)] + (["--out", str(out)] if out else [])
+        self.cannot = {}  # format: its answer, not asked for again
+        self.start()
 
-    def hear(self, paths, starts):
+    def start(self):
+        pipe = subprocess.PIPE
+        self.errors = tempfile.TemporaryFile("w+")
+        self.process = subprocess.Popen(self.command, stdin=pipe, stdout=pipe, stderr=self.errors, text=True)
+
+    def hear(self, format, paths, starts):
         """The program's answer to one batch."""
-        batch = json.dumps(list(zip(paths, starts))) if self.python else "\t".join(paths)
+        if format in self.cannot:
+            return self.cannot[format]
+        batch = json.dumps(list(zip(paths, starts))) if self.peer in PYTHON else "\t".join(paths)
         self.process.stdin.write(batch + "\n")
         self.process.stdin.flush()
-        answer = self.process.stdout.readline()
-        if not answer:
-            self.errors.seek(0)
-            raise RuntimeError(f"{self.peer} ended: {self.errors.read()[-500:]}")
-        return json.loads(answer)
+        line = self.process.stdout.readline()
+        if line:
+            answer = json.loads(line)
+        else:
+            # essentia ends in a segmentation fault when it meets a second file whose codec it does not know.
+            reason = f"the program ended with status {self.process.wait()}"
+            note(f"{self.peer}, {format}: {reason}")
+            self.start()
+            answer = {"cpu_ms": [None] * len(paths), "wall_ms": None, "failed": [reason] * len(paths)}
+        if any(answer["failed"]):
+            self.cannot[format] = answer
+        return answer
 
     def end(self):
         self.process.stdin.close()
@@ -110,13 +122,13 @@ def difference(out, peer, path):
     return float(np.abs(np.load(theirs) - ours)[:, :BANDS_COMPARED].max())
 
 
-def starts_of(ours, paths, originals):
+def starts_of(ours, format, paths, originals):
     """Where our excerpts begin, on the clock of a decoder that takes off the encoder's delay.
 
     symphonia leaves the delay of AAC (1024 frames) in and counts it to the track, which is then longer than what was
     encoded.
     """
-    answer = ours.hear(paths, [0.0] * len(paths))
+    answer = ours.hear(format, paths, [0.0] * len(paths))
     if any(answer["failed"]):
         sys.exit(f"ours failed: {answer['failed']}")
     extra = [found - true if found - true > 0.001 else 0.0 for found, true in zip(answer["seconds"], originals)]
@@ -149,13 +161,13 @@ def main():
                 (out / peer).mkdir(exist_ok=True)
                 programs.append(Program(peer, command, threads, out / peer if threads == 1 else None))
             if not starts:
-                starts = {f: starts_of(programs[0], paths[f], seconds) for f in FORMATS}
+                starts = {f: starts_of(programs[0], f, paths[f], seconds) for f in FORMATS}
             for program in programs:
                 # Fast ones hear everything once before it counts, slow ones one file; with two threads, one format.
                 note(f"warming up {program.peer}, {threads} thread(s)")
                 for f in FORMATS if threads == 1 and program.peer not in SLOW else FORMATS[:1]:
                     n = 1 if program.peer in SLOW and threads == 1 else len(tracks)
-                    program.hear(paths[f][:n], starts[f][:n])
+                    program.hear(f, paths[f][:n], starts[f][:n])
             for turn in range(ROUNDS[threads]):
                 for f in FORMATS:
                     note(f"{threads} thread(s), round {turn + 1}, {f}")
@@ -163,7 +175,7 @@ def main():
                         if program.peer in SLOW and turn >= SLOW_ROUNDS[threads]:
                             continue
                         # Twice the tracks for two threads: an odd number would leave one of them waiting.
-                        answer = program.hear(paths[f] * threads, starts[f] * threads)
+                        answer = program.hear(f, paths[f] * threads, starts[f] * threads)
                         kept = {key: answer[key] for key in ["cpu_ms", "wall_ms", "failed"]}
                         say(peer=program.peer, format=f, threads=threads, **kept)
             for program in programs:

@@ -2,7 +2,7 @@
 //! front end would cost if everything but symphonia were free.
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use symphonia::core::codecs::audio::AudioDecoderOptions;
 use symphonia::core::codecs::registry::CodecRegistry;
@@ -28,7 +28,7 @@ fn main() {
     let mut codecs = CodecRegistry::new();
     symphonia::default::register_enabled_codecs(&mut codecs);
     codecs.register_audio_decoder::<opus::OpusDecoder>();
-    harness::run(harness::Clock::Thread, |path: &PathBuf| match decode(path, &codecs) {
+    harness::run(harness::Clock::Thread, |path: &Path| match decode(path, &codecs) {
         Ok(seconds) if seconds >= EXCERPT => Ok(harness::Heard::default()),
         Ok(seconds) => Err(format!("only {seconds:.2} s were decoded")),
         Err(e) => Err(e.to_string()),
