@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use super::{Context, exit_code, model_folder, print_json, print_line, progress, write_npy};
 use crate::artefact::{atomic_write, content_hash};
 use crate::audio::{Heard, Listening, Spent, hear};
-use crate::encoder::Model;
+use crate::encoder::{Device, Model};
 use crate::error::{Error, Result};
 use crate::inputs::{Input, read_manifest, walk};
 
@@ -55,6 +55,10 @@ pub struct Args {
     #[arg(long, value_name = "N")]
     segments: Option<usize>,
 
+    /// Where the network runs: cpu, or a GPU by way of cuda, wgpu or vulkan (each to be built in: --features NAME).
+    #[arg(long, default_value_t)]
+    device: Device,
+
     /// Tell where the time went.
     #[arg(long)]
     timings: bool,
@@ -85,7 +89,7 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     let config = &context.config.listen;
     let listening = Listening { segments: args.segments.unwrap_or(config.segments), ..config.clone() };
     listening.check()?;
-    let model = Model::load(&model_folder(args.model.as_deref())?)?;
+    let model = Model::load(&model_folder(args.model.as_deref())?)?.on(args.device)?;
     let mut inputs: Vec<Result<Input>> = args.paths.iter().flat_map(|path| walk(path)).collect();
     if let Some(manifest) = &args.manifest {
         inputs.extend(read_manifest(manifest)?.into_iter().map(Ok));
@@ -157,7 +161,7 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
         write_parquet(&args.out, &rows, vectors.view(), &model)?;
     }
     timings.write = writing.elapsed();
-    let report = args.timings.then(|| timings.report(rows.len(), started.elapsed()));
+    let report = args.timings.then(|| timings.report(args.device, rows.len(), started.elapsed()));
     if context.json {
         let mut told = json!({ "embedded": rows.len(), "failed": failed, "out": args.out.to_string_lossy() });
         if let Some(report) = report {
@@ -187,7 +191,7 @@ fn one(input: &Input, model: &Model, listening: &Listening) -> Result<(Row, Hear
 
 impl Timings {
     /// For programs, and for [`print_report`]. Stages are in milliseconds a track, added up over the threads.
-    fn report(&self, tracks: usize, wall: Duration) -> Value {
+    fn report(&self, device: Device, tracks: usize, wall: Duration) -> Value {
         let each = |time: Duration| 1e3 * time.as_secs_f64() / tracks.max(1) as f64;
         let Spent { open, decode, resample, mel } = self.heard;
         let rate = tracks as f64 / wall.as_secs_f64();
@@ -196,6 +200,7 @@ impl Timings {
             "seconds": wall.as_secs_f64(),
             "tracks_per_second": rate,
             "tracks_per_day": (rate * 86_400.0).round(),
+            "device": device.to_string(),
             "threads": rayon::current_num_threads(),
             "peak_memory_mb": peak_memory_mb(),
             "ms_per_track": {

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use super::{Context, count, exit_code, model_folder, print_json, print_line, progress};
 use crate::audio::Listening;
 use crate::cli::handover::adopt_space;
-use crate::encoder::Model;
+use crate::encoder::{Device, Model};
 use crate::error::Result;
 use crate::index::Index;
 use crate::ingest::{Outcome, Status, ingest};
@@ -43,11 +43,15 @@ pub struct Args {
     /// Windows of 28 s to hear of each track, spread over it; more are for pieces that change [default: listen.segments, 1].
     #[arg(long, value_name = "N")]
     segments: Option<usize>,
+
+    /// Where the network runs: cpu, or a GPU by way of cuda, wgpu or vulkan (each to be built in: --features NAME).
+    #[arg(long, default_value_t)]
+    device: Device,
 }
 
 pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     let folder = model_folder(args.model.as_deref())?;
-    let model = Model::load(&folder)?;
+    let model = Model::load(&folder)?.on(args.device)?;
     let mut inputs: Vec<Input> = Vec::new();
     for manifest in &args.manifest {
         inputs.extend(read_manifest(manifest)?);

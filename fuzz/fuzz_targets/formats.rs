@@ -1,0 +1,70 @@
+//! Our own files: a spectrogram of the cache, a model's weights, the descriptions of models and factors.
+//!
+//! First byte: which. Checksums are put right, so that what lies behind them is reached too.
+#![no_main]
+
+use std::fs;
+
+use debut::Error;
+use debut::audio::{CachedKey, FrontEnd, SpectrogramCache};
+use debut::encoder::{Model, ModelConfig};
+use debut::factors::Factors;
+use libfuzzer_sys::fuzz_target;
+
+/// What is in a file is never an error of reading: a cut one says that it is cut.
+fn check<T>(result: Result<T, Error>) {
+    if let Err(e @ Error::Io { .. }) = result {
+        panic!("{e}");
+    }
+}
+
+fuzz_target!(|bytes: &[u8]| {
+    let Some((&kind, body)) = bytes.split_first() else { return };
+    let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+    let at = |name: &str| dir.path().join(name);
+    match kind % 4 {
+        0 => {
+            let front_end = FrontEnd { mel_bands: 8, frames: 4, ..FrontEnd::default() };
+            let cache = SpectrogramCache::open(dir.path(), &front_end, 4, 2).unwrap();
+            let file = at("entry.mel");
+            fs::write(&file, signed(body)).unwrap();
+            let key = CachedKey { content: "entry".into(), file };
+            check(cache.load(&key));
+            check(cache.about(&key));
+            check(cache.load_window(&key, 1));
+        }
+        1 => {
+            // The weights behind a description that fits them.
+            let text = include_str!("tiny-model.toml").replace("HASH", &blake3::hash(body).to_hex());
+            fs::write(at("model.toml"), text).unwrap();
+            fs::write(at("model.safetensors"), body).unwrap();
+            check(Model::load(dir.path()));
+        }
+        2 => {
+            fs::write(at("model.toml"), body).unwrap();
+            fs::write(at("model.safetensors"), b"").unwrap();
+            check(Model::load(dir.path()));
+            let _: Result<ModelConfig, _> = debut::artefact::read_toml(&at("model.toml"));
+        }
+        _ => {
+            fs::write(at("factors.toml"), body).unwrap();
+            // The files that it names are not there.
+            let _ = Factors::load(dir.path());
+        }
+    }
+});
+
+/// The last 32 bytes of what precedes a checksum cannot be guessed; the header's is put right.
+fn signed(body: &[u8]) -> Vec<u8> {
+    let mut all = body.to_vec();
+    // 44 fixed bytes, whose last four say how long the JSON is.
+    let Some(n) = all.get(40..44).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]) as usize) else { return all };
+    let Some(end) = n.checked_add(44).filter(|end| end + 32 <= all.len()) else { return all };
+    let hash = blake3::hash(&all[..end]);
+    all[end..end + 32].copy_from_slice(hash.as_bytes());
+    for window in all[end + 32..].chunks_exact_mut(2 * 4 * 8 + 32) {
+        let (numbers, sum) = window.split_at_mut(2 * 4 * 8);
+        sum.copy_from_slice(blake3::hash(numbers).as_bytes());
+    }
+    all
+}
