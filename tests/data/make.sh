@@ -4,6 +4,7 @@
 #
 # steps*: 500 Hz for half a second, 1500 Hz for the next, 3000 Hz for the third.
 # sweep*: a tone that rises from 200 Hz by 400 Hz each second, so that no two moments sound alike.
+# clicks*: bursts of noise up to the highest frequencies, others on the left than on the right, above a tone.
 # Five of them carry the tags that tests/audio.rs looks for.
 # Both at half of full scale; lossless ones at 1/32, where few bits suffice.
 set -eu
@@ -59,3 +60,14 @@ make "$SWEEP" 5 16000 1 sweep.m4a -c:a aac -b:a 16k
 make "$SWEEP" 5 16000 1 sweep-faststart.m4a -c:a aac -b:a 16k -movflags +faststart
 make "$SOFT_SWEEP" 2.5 8000 1 sweep.flac -c:a flac -compression_level 12
 make "$SOFT_SWEEP" 2.5 8000 1 sweep-alac.m4a -c:a alac
+
+CLICKS='0.6*exp(-40*mod(t\,0.21))*(2*random(0)-1)+0.1*sin(2*PI*3000*t)|0.6*exp(-60*mod(t+0.05\,0.17))*(2*random(1)-1)'
+clicks() {
+    rate=$1 output=$2
+    shift 2
+    ffmpeg -v error -y -f lavfi -i "aevalsrc=$CLICKS:s=$rate:d=1.5:c=stereo" -fflags +bitexact -flags:a +bitexact \
+        -map_metadata -1 "$@" "$output"
+}
+clicks 44100 clicks-joint.mp3 -c:a libmp3lame -b:a 128k
+clicks 44100 clicks-stereo.mp3 -c:a libmp3lame -b:a 160k -joint_stereo 0
+clicks 48000 clicks-48k.mp3 -c:a libmp3lame -q:a 4
