@@ -4,6 +4,7 @@
 #
 # steps*: 500 Hz for half a second, 1500 Hz for the next, 3000 Hz for the third.
 # sweep*: a tone that rises from 200 Hz by 400 Hz each second, so that no two moments sound alike.
+# clicks*: bursts of noise up to the highest frequencies, others on the left than on the right, above a tone.
 # Five of them carry the tags that tests/audio.rs looks for.
 # Both at half of full scale; lossless ones at 1/32, where few bits suffice. A pair has the one on its left, the other on
 # its right; in FLAC it has 24 bits, of which 8 are wasted.
@@ -79,3 +80,13 @@ bursts 44100 aac-bursts.m4a -b:a 96k -aac_pns 0
 bursts 44100 aac-noise.m4a -b:a 96k
 ffmpeg -v error -y -f lavfi -i "aevalsrc=$STEPS|0.8*$STEPS|0.6*$STEPS|$STEPS|0.4*$STEPS|0.2*$STEPS:s=24000:d=1.5:c=5.1" \
     -fflags +bitexact -flags:a +bitexact -map_metadata -1 -c:a aac -aac_coder fast -b:a 96k aac-5.1.m4a
+CLICKS='0.6*exp(-40*mod(t\,0.21))*(2*random(0)-1)+0.1*sin(2*PI*3000*t)|0.6*exp(-60*mod(t+0.05\,0.17))*(2*random(1)-1)'
+clicks() {
+    rate=$1 output=$2
+    shift 2
+    ffmpeg -v error -y -f lavfi -i "aevalsrc=$CLICKS:s=$rate:d=1.5:c=stereo" -fflags +bitexact -flags:a +bitexact \
+        -map_metadata -1 "$@" "$output"
+}
+clicks 44100 clicks-joint.mp3 -c:a libmp3lame -b:a 128k
+clicks 44100 clicks-stereo.mp3 -c:a libmp3lame -b:a 160k -joint_stereo 0
+clicks 48000 clicks-48k.mp3 -c:a libmp3lame -q:a 4

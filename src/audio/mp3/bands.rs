@@ -23,11 +23,17 @@ pub const MIXED_LINES: usize = 36;
 pub enum Block {
     Long,
     /// From long to short. With `mixed` the two lowest subbands have the window of a long block.
-    Start { mixed: bool },
+    Start {
+        mixed: bool,
+    },
     /// With `mixed` the two lowest subbands are a long block.
-    Short { mixed: bool },
+    Short {
+        mixed: bool,
+    },
     /// From short to long.
-    Stop { mixed: bool },
+    Stop {
+        mixed: bool,
+    },
 }
 
 /// First lines of the bands of long blocks, and the end (ISO 11172-3, table B.8; ISO 13818-3, table B.2).
@@ -42,12 +48,12 @@ const LONG: [[usize; 23]; 6] = [
 
 /// The same of short blocks, in frequencies of one window.
 const SHORT: [[usize; 14]; 7] = [
-    [0, 4, 8, 12, 16, 22, 30, 40, 52, 66, 84, 106, 136, 192],     // 44.1 kHz
-    [0, 4, 8, 12, 16, 22, 28, 38, 50, 64, 80, 100, 126, 192],     // 48
-    [0, 4, 8, 12, 16, 22, 30, 42, 58, 78, 104, 138, 180, 192],    // 32
-    [0, 4, 8, 12, 18, 24, 32, 42, 56, 74, 100, 132, 174, 192],    // 22.05
-    [0, 4, 8, 12, 18, 26, 36, 48, 62, 80, 104, 136, 180, 192],    // 24
-    [0, 4, 8, 12, 18, 26, 36, 48, 62, 80, 104, 134, 174, 192],    // 16
+    [0, 4, 8, 12, 16, 22, 30, 40, 52, 66, 84, 106, 136, 192], // 44.1 kHz
+    [0, 4, 8, 12, 16, 22, 28, 38, 50, 64, 80, 100, 126, 192], // 48
+    [0, 4, 8, 12, 16, 22, 30, 42, 58, 78, 104, 138, 180, 192], // 32
+    [0, 4, 8, 12, 18, 24, 32, 42, 56, 74, 100, 132, 174, 192], // 22.05
+    [0, 4, 8, 12, 18, 26, 36, 48, 62, 80, 104, 136, 180, 192], // 24
+    [0, 4, 8, 12, 18, 26, 36, 48, 62, 80, 104, 134, 174, 192], // 16
     [0, 8, 16, 24, 36, 52, 72, 96, 124, 160, 162, 164, 166, 192], // 8
 ];
 
@@ -83,9 +89,7 @@ impl Layout {
     /// `rate_index` as in [`super::header::Header`].
     pub fn of(rate_index: usize, block: Block) -> &'static Layout {
         static LAYOUTS: LazyLock<[[Layout; 3]; 9]> = LazyLock::new(|| {
-            std::array::from_fn(|rate| {
-                [Layout::new(rate, LINES), Layout::new(rate, 0), Layout::new(rate, MIXED_LINES)]
-            })
+            std::array::from_fn(|rate| [Layout::new(rate, LINES), Layout::new(rate, 0), Layout::new(rate, MIXED_LINES)])
         });
         &LAYOUTS[rate_index][match block {
             Block::Long | Block::Start { .. } | Block::Stop { .. } => 0,
@@ -150,8 +154,7 @@ impl Layout {
 fn every_line_is_coded_once_and_has_one_place() {
     for rate in 0..9 {
         let mixed = [38, 38, 38, 36, 36, 36, 36, 36, 39][rate];
-        let kinds =
-            [(Block::Long, 22), (Block::Short { mixed: false }, 39), (Block::Short { mixed: true }, mixed)];
+        let kinds = [(Block::Long, 22), (Block::Short { mixed: false }, 39), (Block::Short { mixed: true }, mixed)];
         for (block, bands) in kinds {
             let layout = Layout::of(rate, block);
             assert_eq!(layout.bands.len(), bands, "{block:?} at rate {rate}");

@@ -60,8 +60,7 @@ impl Codes {
             books[table] = Some(Book::new(words, table >= 16));
         }
         let fours_b: Vec<u16> = (0..16).map(|word| 0x400 | (15 - word)).collect();
-        let values =
-            std::array::from_fn(|i| std::array::from_fn(|k| [0.0, 1.0, -1.0][i / [27, 9, 3, 1][k] % 3]));
+        let values = std::array::from_fn(|i| std::array::from_fn(|k| [0.0, 1.0, -1.0][i / [27, 9, 3, 1][k] % 3]));
         let power = Box::new(std::array::from_fn(|i| (i as f64).powf(4.0 / 3.0) as f32));
         Codes { books, fours: [fours_table(&FOURS), fours_table(&fours_b)], values, power }
     }

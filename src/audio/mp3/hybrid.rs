@@ -107,14 +107,7 @@ impl<const B: usize> Hybrid<B> {
     }
 
     #[inline(always)]
-    fn long<S: Simd>(
-        &mut self,
-        simd: S,
-        tables: &Tables,
-        x: &Subbands<B>,
-        window: usize,
-        subbands: &mut Subbands<B>,
-    ) {
+    fn long<S: Simd>(&mut self, simd: S, tables: &Tables, x: &Subbands<B>, window: usize, subbands: &mut Subbands<B>) {
         let window = &tables.windows[window];
         for v in 0..B / S::F32_LANES {
             let x: [S::f32s; SLOTS] = std::array::from_fn(|k| S::as_simd_f32s(&x[k]).0[v]);
@@ -182,4 +175,103 @@ fn transposed<const B: usize>(lines: &Lines, range: std::ops::Range<usize>) -> S
         }
     }
     rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One granule of one subband by the formulas of ISO 11172-3, 2.4.3.4.10.2 and 10.3: 36 samples. `kind` is the
+    /// block type of the standard.
+    fn by_the_book(x: &[f64], kind: usize) -> Vec<f64> {
+        let transform = |x: &[f64], n: usize| -> Vec<f64> {
+            let angle = |i: usize, k: usize| PI / (2 * n) as f64 * ((2 * i + 1 + n / 2) * (2 * k + 1)) as f64;
+            (0..n).map(|i| x.iter().enumerate().map(|(k, x)| x * angle(i, k).cos()).sum()).collect()
+        };
+        let rise = |i: usize, n: f64| (PI / n * (i as f64 + 0.5)).sin();
+        if kind == 2 {
+            let mut out = vec![0.0; 36];
+            for window in 0..3 {
+                let lines: Vec<f64> = (0..6).map(|k| x[3 * k + window]).collect();
+                for (i, y) in transform(&lines, 12).iter().enumerate() {
+                    out[6 + 6 * window + i] += y * rise(i, 12.0);
+                }
+            }
+            return out;
+        }
+        let window = |i: usize| match (kind, i) {
+            (1, 18..24) | (3, 12..18) => 1.0,
+            (1, 24..30) => rise(i - 18, 12.0),
+            (3, 6..12) => rise(i - 6, 12.0),
+            (1, 30..) | (3, ..6) => 0.0,
+            _ => rise(i, 36.0),
+        };
+        transform(x, 36).iter().enumerate().map(|(i, y)| y * window(i)).collect()
+    }
+
+    /// Kinds of block of the standard in the lowest two subbands and in the others, and how many boundaries have
+    /// butterflies.
+    fn meaning(block: Block) -> (usize, usize, usize) {
+        match block {
+            Block::Long => (0, 0, 31),
+            Block::Start { mixed } => (if mixed { 0 } else { 1 }, 1, 31),
+            Block::Short { mixed: false } => (2, 2, 0),
+            Block::Short { mixed: true } => (0, 2, 1),
+            Block::Stop { mixed } => (if mixed { 0 } else { 3 }, 3, 31),
+        }
+    }
+
+    struct Run<'a, const B: usize>(&'a mut Hybrid<B>, &'a mut Lines, Block, &'a mut Subbands<B>);
+
+    impl<const B: usize> pulp::WithSimd for Run<'_, B> {
+        type Output = ();
+
+        fn with_simd<S: Simd>(self, simd: S) {
+            self.0.begin(self.3);
+            self.0.add(simd, self.1, self.2, self.3);
+        }
+    }
+
+    #[test]
+    fn every_block_is_transformed_as_the_standard_says() {
+        let mut state = 1u32;
+        let mut noise = || {
+            state = state.wrapping_mul(1664525).wrapping_add(1013904223);
+            state as f32 / 2f32.powi(31) - 1.0
+        };
+        let c = [-0.6, -0.535, -0.33, -0.185, -0.095, -0.041, -0.0142, -0.0037f64];
+        let mut full = Hybrid::<32>::new();
+        let mut half = Hybrid::<16>::new();
+        let mut plain = Hybrid::<16>::new();
+        let mut overlap = vec![[0.0; 18]; 32];
+        let kinds = [false, true].map(|mixed| [Block::Start { mixed }, Block::Short { mixed }, Block::Stop { mixed }]);
+        for block in [Block::Long].into_iter().chain(kinds.concat()).chain([Block::Long]) {
+            let mut lines = [0.0; 584];
+            lines[..576].fill_with(&mut noise);
+            let (low, high, boundaries) = meaning(block);
+            let mut x: Vec<f64> = lines[..576].iter().map(|&l| f64::from(l)).collect();
+            for boundary in 1..=boundaries {
+                for (i, c) in c.iter().enumerate() {
+                    let (cs, ca) = (1.0 / (1.0 + c * c).sqrt(), c / (1.0 + c * c).sqrt());
+                    let (below, above) = (18 * boundary - 1 - i, 18 * boundary + i);
+                    (x[below], x[above]) = (x[below] * cs - x[above] * ca, x[above] * cs + x[below] * ca);
+                }
+            }
+            let (mut whole, mut lower, mut scalar) = ([[0.0; 32]; 18], [[0.0; 16]; 18], [[0.0; 16]; 18]);
+            pulp::Arch::new().dispatch(Run(&mut full, &mut lines.clone(), block, &mut whole));
+            pulp::Arch::new().dispatch(Run(&mut half, &mut lines.clone(), block, &mut lower));
+            pulp::WithSimd::with_simd(Run(&mut plain, &mut lines, block, &mut scalar), pulp::Scalar);
+            for (subband, overlap) in overlap.iter_mut().enumerate() {
+                let y = by_the_book(&x[18 * subband..][..18], if subband < 2 { low } else { high });
+                for t in 0..18 {
+                    let expected = overlap[t] + y[t];
+                    let found = [whole[t].get(subband), lower[t].get(subband), scalar[t].get(subband)];
+                    for &found in found.iter().flatten() {
+                        assert!((f64::from(*found) - expected).abs() < 1e-5, "{block:?}, subband {subband}");
+                    }
+                    overlap[t] = y[18 + t];
+                }
+            }
+        }
+    }
 }

@@ -23,6 +23,8 @@ mod hybrid;
 mod polyphase;
 mod requantise;
 mod side;
+#[cfg(test)]
+mod tests;
 
 use pulp::{Arch, Simd, WithSimd};
 use symphonia::core::audio::{
@@ -147,10 +149,7 @@ impl Mp3Decoder {
             gapless: options.gapless,
             full: false,
             synthesis: None,
-            scratch: Box::new(Scratch {
-                lines: [[0.0; LINES + 8]; 2],
-                blocks: [([0.0; LINES + 8], Block::Long); 2],
-            }),
+            scratch: Box::new(Scratch { lines: [[0.0; LINES + 8]; 2], blocks: [([0.0; LINES + 8], Block::Long); 2] }),
             data: Vec::new(),
             buffer: AudioBuffer::default(),
         }
@@ -199,20 +198,20 @@ impl Mp3Decoder {
         }
         if self.gapless {
             let frames = header.granules() * LINES;
-            let (start, end) = trimmed(packet, synthesis.step, synthesis.phase, frames);
-            self.buffer.trim(start, end);
+            let (start, end) = (packet.trim_start.get(), packet.trim_end.get());
+            let (before, behind) = trimmed(start, end, synthesis.step, synthesis.phase, frames);
+            self.buffer.trim(before, behind);
         }
         Ok(())
     }
 }
 
-/// How many samples to leave out at the beginning and at the end of a packet: those at frames that are trimmed. Sample
-/// `m` lies at frame `step·m + phase` of its `frames`.
-fn trimmed(packet: &PacketRef<'_>, step: usize, phase: usize, frames: usize) -> (usize, usize) {
-    let first = packet.trim_start.get().min(frames as u64) as usize;
-    let end = frames - packet.trim_end.get().min(frames as u64) as usize;
+/// How many samples to leave out at the beginning and at the end of a packet of which `start` and `end` frames are to
+/// be trimmed: those that lie at these frames. Sample `m` lies at frame `step·m + phase` of its `frames`.
+fn trimmed(start: u64, end: u64, step: usize, phase: usize, frames: usize) -> (usize, usize) {
+    let limit = |trim: u64| trim.min(frames as u64) as usize;
     let samples_before = |frame: usize| frame.saturating_sub(phase).div_ceil(step);
-    (samples_before(first), frames / step - samples_before(end).min(frames / step))
+    (samples_before(limit(start)), frames / step - samples_before(frames - limit(end)))
 }
 
 /// For each granule the bits of `data` where its channels begin, and where the last one ends. `None` for a granule that

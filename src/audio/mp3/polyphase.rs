@@ -108,3 +108,91 @@ impl<const B: usize, const V: usize> Polyphase<B, V> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn noise(seed: u32) -> impl FnMut() -> f32 {
+        let mut state = seed;
+        move || {
+            state = state.wrapping_mul(1664525).wrapping_add(1013904223);
+            state as f32 / 2f32.powi(31) - 1.0
+        }
+    }
+
+    /// The flow chart of ISO 11172-3, figure A.2, step by step, for slots of 32 subbands.
+    fn by_the_book(slots: &[[f64; 32]]) -> Vec<f64> {
+        let d = |i: usize| {
+            let sign = if i / 64 % 2 == 1 { -1.0 } else { 1.0 };
+            sign * f64::from(PROTOTYPE[i.min(512 - i)]) / 65536.0
+        };
+        let mut v = vec![0.0; 1024];
+        let mut samples = Vec::new();
+        for slot in slots {
+            v.rotate_right(64);
+            for (i, v) in v[..64].iter_mut().enumerate() {
+                let n = |k: usize| ((16 + i) * (2 * k + 1)) as f64 * PI / 64.0;
+                *v = slot.iter().enumerate().map(|(k, s)| n(k).cos() * s).sum();
+            }
+            let mut u = vec![0.0; 512];
+            for i in 0..8 {
+                for j in 0..32 {
+                    u[64 * i + j] = v[128 * i + j];
+                    u[64 * i + 32 + j] = v[128 * i + 96 + j];
+                }
+            }
+            samples.extend((0..32).map(|j| (0..16).map(|i| u[j + 32 * i] * d(j + 32 * i)).sum::<f64>()));
+        }
+        samples
+    }
+
+    struct Run<'a, const B: usize, const V: usize>(&'a mut Polyphase<B, V>, &'a [Subbands<B>], &'a mut Vec<f32>);
+
+    impl<const B: usize, const V: usize> pulp::WithSimd for Run<'_, B, V> {
+        type Output = ();
+
+        fn with_simd<S: Simd>(self, simd: S) {
+            for subbands in self.1 {
+                let mut out = vec![0.0; B * SLOTS];
+                self.0.process(simd, subbands, &mut out);
+                self.2.extend(out);
+            }
+        }
+    }
+
+    /// With the widest vectors of this machine, and without any.
+    fn run<const B: usize, const V: usize>(phase: usize, granules: &[Subbands<B>]) -> Vec<f32> {
+        let (mut out, mut plain) = (Vec::new(), Vec::new());
+        pulp::Arch::new().dispatch(Run(&mut Polyphase::<B, V>::new(phase), granules, &mut out));
+        pulp::WithSimd::with_simd(Run(&mut Polyphase::<B, V>::new(phase), granules, &mut plain), pulp::Scalar);
+        assert!(out.iter().zip(&plain).all(|(a, b)| (a - b).abs() < 1e-5));
+        out
+    }
+
+    #[test]
+    fn the_bank_is_that_of_the_standard_and_its_half_every_other_sample() {
+        let mut noise = noise(1);
+        // Silence in the upper 16 subbands.
+        let half: Vec<Subbands<16>> =
+            (0..4).map(|_| std::array::from_fn(|_| std::array::from_fn(|_| noise()))).collect();
+        let full: Vec<Subbands<32>> = half
+            .iter()
+            .map(|granule| granule.map(|slot| std::array::from_fn(|k| slot.get(k).copied().unwrap_or(0.0))))
+            .collect();
+        // The frequency inversion is part of our matrix, not of the flow chart.
+        let upright = |(t, slot): (usize, &[f32; 32])| -> [f64; 32] {
+            std::array::from_fn(|k| f64::from(if t % 2 == 1 && k % 2 == 1 { -slot[k] } else { slot[k] }))
+        };
+        let slots: Vec<[f64; 32]> = full.iter().flat_map(|g| g.iter().enumerate().map(upright)).collect();
+        let expected = by_the_book(&slots);
+        let close = |a: &[f32], b: &mut dyn Iterator<Item = f64>| {
+            a.iter().zip(b).all(|(&a, b)| (f64::from(a) - b).abs() < 1e-5)
+        };
+        assert!(expected.iter().any(|x| x.abs() > 0.5));
+        assert!(close(&run::<32, 64>(0, &full), &mut expected.iter().copied()));
+        for phase in [0, 1] {
+            assert!(close(&run::<16, 32>(phase, &half), &mut expected.iter().copied().skip(phase).step_by(2)));
+        }
+    }
+}

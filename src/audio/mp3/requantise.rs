@@ -170,3 +170,70 @@ fn low_shares(position: u8, wide: bool) -> f32 {
     let steps = i32::from(position.div_ceil(2));
     1.0 + quarter_power(-steps * if wide { 2 } else { 1 })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::bands::{Block, LINES};
+    use super::*;
+
+    fn header(low: bool, mid_side: bool) -> Header {
+        // Bytes of a header with intensity, of 44.1 or 22.05 kHz.
+        let bytes = [0xff, if low { 0xf3 } else { 0xfb }, 0x90, if mid_side { 0x70 } else { 0x50 }];
+        Header::parse(&bytes).unwrap()
+    }
+
+    #[test]
+    fn intensity_begins_behind_the_last_line_of_the_right_channel() {
+        let mut right = [0.0; LINES + 8];
+        right[100] = 1.0; // in band 13 of 22 (90 to 110)
+        let mut scale = Scale { factor: [2; BANDS], highest: [7; BANDS] };
+        scale.factor[15] = 7; // the forbidden position
+        let layout = Layout::of(0, Block::Long);
+        let found = intensity_weights(&header(false, true), layout, &right, 110, &scale, false);
+        for (band, &weight) in found.iter().enumerate().take(22) {
+            let mid = band <= 13 || band == 15;
+            assert_eq!(weight, [if mid { FRAC_1_SQRT_2 } else { 0.5 }, 0.0], "band {band}");
+        }
+        // Without mid/side the mean of the rest is plain.
+        let found = intensity_weights(&header(false, false), layout, &right, 110, &scale, false);
+        assert_eq!((found[13], found[14], found[15]), ([0.5, 0.5], [0.5, 0.0], [0.5, 0.5]));
+    }
+
+    #[test]
+    fn the_windows_of_a_short_block_have_ends_of_their_own() {
+        let layout = Layout::of(0, Block::Short { mixed: false });
+        let mut right = [0.0; LINES + 8];
+        let band = layout.bands[3 * 5 + 1];
+        right[band.start] = -1.0; // band 5 of window 1
+        let scale = Scale { factor: [0; BANDS], highest: [7; BANDS] };
+        let found = intensity_weights(&header(false, true), layout, &right, band.end, &scale, false);
+        for (i, weight) in found.iter().enumerate() {
+            assert_eq!(weight[0] == FRAC_1_SQRT_2, i % 3 == 1 && i / 3 <= 5, "band {} of window {}", i / 3, i % 3);
+        }
+    }
+
+    #[test]
+    fn at_low_rates_one_side_is_lowered_and_the_other_kept() {
+        // Position 0 is the middle at full height, 1 and 2 lower one side by a step, 3 and 4 by two.
+        for (position, steps) in [(0, 0), (1, 1), (2, 1), (3, 2), (4, 2), (30, 15)] {
+            for (wide, step) in [(false, 0.25), (true, 0.5f32)] {
+                let expected = 1.0 + (-step * steps as f32).exp2();
+                assert!((low_shares(position, wide) - expected).abs() < 1e-6);
+            }
+        }
+        // Each band has its own forbidden position, the highest that its bits can say; the last band, whose
+        // predecessor is in use, stands in the middle.
+        let layout = Layout::of(3, Block::Long);
+        let mut right = [0.0; LINES + 8];
+        let mut scale = Scale { factor: [3; BANDS], highest: [7; BANDS] };
+        scale.highest[20] = 3;
+        let weights = |right: &Lines, filled: usize, scale: &Scale| {
+            intensity_weights(&header(true, true), layout, right, filled, scale, true)
+        };
+        let found = weights(&right, 0, &scale);
+        assert_eq!((found[0], found[20], found[21]), ([0.75, 0.0], [FRAC_1_SQRT_2, 0.0], [FRAC_1_SQRT_2, 0.0]));
+        right[layout.bands[20].start] = 1.0;
+        let found = weights(&right, LINES, &scale);
+        assert_eq!((found[0], found[20], found[21]), ([FRAC_1_SQRT_2, 0.0], [FRAC_1_SQRT_2, 0.0], [1.0, 0.0]));
+    }
+}

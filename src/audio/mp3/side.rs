@@ -9,8 +9,22 @@ pub const BANDS: usize = 39;
 
 /// Bits of the scale factors of MPEG-1: of the lower and of the upper bands (2.4.2.7, scalefac_compress).
 const SCALE_BITS: [(u8, u8); 16] = [
-    (0, 0), (0, 1), (0, 2), (0, 3), (3, 0), (1, 1), (1, 2), (1, 3),
-    (2, 1), (2, 2), (2, 3), (3, 1), (3, 2), (3, 3), (4, 2), (4, 3),
+    (0, 0),
+    (0, 1),
+    (0, 2),
+    (0, 3),
+    (3, 0),
+    (1, 1),
+    (1, 2),
+    (1, 3),
+    (2, 1),
+    (2, 2),
+    (2, 3),
+    (3, 1),
+    (3, 2),
+    (3, 3),
+    (4, 2),
+    (4, 3),
 ];
 
 /// What is said about one channel of one granule.
@@ -106,14 +120,7 @@ impl Side {
     }
 
     /// Reads the scale factors of a channel into `scale`, which holds those of the granule before.
-    pub fn read_scale(
-        &self,
-        header: &Header,
-        granule: usize,
-        channel: usize,
-        bits: &mut Bits<'_>,
-        scale: &mut Scale,
-    ) {
+    pub fn read_scale(&self, header: &Header, granule: usize, channel: usize, bits: &mut Bits<'_>, scale: &mut Scale) {
         let mut band = 0;
         for group in self.groups(header, granule, channel) {
             for i in band..band + usize::from(group.count) {
