@@ -287,10 +287,12 @@ fn work(
             Ok(hash) => match recognise(&store, &job, hash, model_id) {
                 Err(e) => Message::Broken(e),
                 Ok(Recognised::Settled(message)) => *message,
-                Ok(Recognised::New(content)) => match audio::hear(&job.input.path, front_end, front_end.frames, listening) {
-                    Ok(heard) => Message::Heard(Box::new(HeardJob { job, content, heard })),
-                    Err(e) => failed(job.stamp, Some(content.hash), &e, job.started),
-                },
+                Ok(Recognised::New(content)) => {
+                    match audio::hear(&job.input.path, front_end, front_end.frames, listening) {
+                        Ok(heard) => Message::Heard(Box::new(HeardJob { job, content, heard })),
+                        Err(e) => failed(job.stamp, Some(content.hash), &e, job.started),
+                    }
+                }
             },
         };
         if to_batch.send(message).is_err() {

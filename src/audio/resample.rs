@@ -49,7 +49,10 @@ struct Plan {
     response: Vec<f32>,
 }
 
-static PLANS: LazyLock<Mutex<HashMap<(usize, usize), Arc<Plan>>>> = LazyLock::new(Mutex::default);
+/// By the ratio in lowest terms.
+type Plans = HashMap<(usize, usize), Arc<Plan>>;
+
+static PLANS: LazyLock<Mutex<Plans>> = LazyLock::new(Mutex::default);
 
 impl Plan {
     fn of(p: usize, q: usize) -> Arc<Plan> {

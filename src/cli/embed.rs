@@ -226,7 +226,9 @@ fn print_report(report: &Value) -> Result<()> {
         number("tracks_per_day") / 1e6,
         report["peak_memory_mb"].as_u64().map_or(String::new(), |mb| format!("; {mb} MB at most")),
     ))?;
-    print_line("milliseconds a track, added up over the threads (the network's are of the wall, all threads at once):")?;
+    print_line(
+        "milliseconds a track, added up over the threads (the network's are of the wall, all threads at once):",
+    )?;
     let stages = ["open", "decode", "resample", "mel", "hash", "network", "write"];
     for stage in stages {
         print_line(&format!("  {stage:<9}{:>8.2}", report["ms_per_track"][stage].as_f64().unwrap_or(0.0)))?;

@@ -100,7 +100,11 @@ impl Model {
         let mut mels = Array3::zeros((windows().count(), encoder.frames, encoder.mel_bands));
         for (mut to, mel) in mels.outer_iter_mut().zip(windows()) {
             if mel.dim() != to.dim() {
-                return Err(Error::mismatch("spectrogram and model", format!("{:?}", to.dim()), format!("{:?}", mel.dim())));
+                return Err(Error::mismatch(
+                    "spectrogram and model",
+                    format!("{:?}", to.dim()),
+                    format!("{:?}", mel.dim()),
+                ));
             }
             to.assign(mel);
         }

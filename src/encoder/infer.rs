@@ -15,8 +15,8 @@
 //!  └──────────────┘  └────────────────────────┘                       15 of 16 registers with AVX2)
 //! ```
 //!
-//! In the layout `[time, channels]` the inputs of a convolution at frame t are the memory from `x[t, 0]` on, so row t
-//! + 1 of its matrix is row t one frame further in the same buffer, and nothing is copied to make it. The max-pool,
+//! In the layout `[time, channels]` the inputs of a convolution at frame t are the memory from `x[t, 0]` on, so row
+//! t + 1 of its matrix is row t one frame further in the same buffer, and nothing is copied to make it. The max-pool,
 //! then bias and ReLU, are taken from a small block of finished sums that the first-level cache still holds. Weights are
 //! packed into panels once, when a model is loaded. Those of the dense layers stay 16 bits wide (models are; see
 //! [`Packed`]), since one song's dense layers only wait for memory, and are widened in registers.
@@ -204,7 +204,9 @@ fn over_time(x: &[f32], channels: usize, heard: &mut [f32]) {
     let (mean, rest) = heard.split_at_mut(channels);
     let (max, rms) = rest.split_at_mut(channels);
     // After a ReLU 0 is the least.
-    (mean.fill(0.0), max.fill(0.0), rms.fill(0.0));
+    mean.fill(0.0);
+    max.fill(0.0);
+    rms.fill(0.0);
     for x in x.chunks_exact(channels) {
         for (((x, sum), max), squares) in x.iter().zip(&mut *mean).zip(&mut *max).zip(&mut *rms) {
             *sum += x;

@@ -97,8 +97,7 @@ fn numbers_of_any_width_come_out_as_they_went_in() {
         .map(|(value, width)| (if width == 32 { value } else { value & ((1 << width) - 1) }, width))
         .collect();
     let ones: Vec<bool> = fields.iter().flat_map(|&(v, w)| (0..w).map(move |i| v >> i & 1 == 1)).collect();
-    let bytes: Vec<u8> =
-        ones.chunks(8).map(|c| c.iter().enumerate().map(|(i, &b)| u8::from(b) << i).sum()).collect();
+    let bytes: Vec<u8> = ones.chunks(8).map(|c| c.iter().enumerate().map(|(i, &b)| u8::from(b) << i).sum()).collect();
     let mut bits = Bits::new(&bytes);
     let mut left = bytes.len() * 8;
     for (value, width) in fields {

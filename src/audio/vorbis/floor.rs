@@ -135,7 +135,7 @@ impl Floor {
             let (left, right) = point.neighbours;
             // On the line between the neighbours (section 9.2.6).
             let rise = values[right] - values[left];
-            let way = (u64::from(rise.unsigned_abs()) * point.share >> 32) as i32;
+            let way = ((u64::from(rise.unsigned_abs()) * point.share) >> 32) as i32;
             let predicted = values[left] + if rise < 0 { -way } else { way };
             let value = values[i];
             if value == 0 {

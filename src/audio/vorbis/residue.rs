@@ -76,7 +76,17 @@ impl Residue {
         }
         let class_words = class_words(words, classes, budget)?;
         let classes_per_word = words.dimensions;
-        Ok(Residue { format, begin, end, partition, class_book, classes_per_word, class_words, books: of_classes, passes })
+        Ok(Residue {
+            format,
+            begin,
+            end,
+            partition,
+            class_book,
+            classes_per_word,
+            class_words,
+            books: of_classes,
+            passes,
+        })
     }
 
     /// Reads what a packet holds for the channels of one submap (section 8.6.2) into the first `extent.kept` lines of
@@ -169,8 +179,9 @@ impl Residue {
                 let of_channel = classes[first * n + channel..].iter_mut().step_by(n);
                 of_channel.zip(word).for_each(|(class, of_word)| *class = *of_word);
             }
-            for at in first * n..(first + self.classes_per_word).min(end) * n {
-                partition(bits, 0, classes[at], at)?;
+            let read = first * n..(first + self.classes_per_word).min(end) * n;
+            for (at, &class) in read.clone().zip(&classes[read]) {
+                partition(bits, 0, class, at)?;
             }
         }
 
