@@ -41,7 +41,7 @@ fn each_strange_file_fails_alone() {
     symlink("/dev/zero", at("zero.flac")).unwrap();
     assert!(Command::new("mkfifo").arg(at("pipe.wav")).status().unwrap().success());
     write_song(&at("secret.wav"), 12);
-    fs::set_permissions(at("secret.wav"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(at("secret.wav"), fs::Permissions::from_mode(0o000)).unwrap();
     // Whoever may read everything (root) has no unreadable file.
     let readable = fs::File::open(at("secret.wav")).is_ok();
     if !readable {

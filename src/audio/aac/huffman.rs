@@ -301,7 +301,7 @@ mod tests {
                         // Of the escape book, half of the numbers from each power of two.
                         let range = if largest == 8191 { 1 << (1 + number(&mut state) % 13) } else { largest + 1 };
                         let value = (number(&mut state) % range as u32) as i32;
-                        if number(&mut state) % 2 == 0 { value } else { -value }
+                        if number(&mut state).is_multiple_of(2) { value } else { -value }
                     })
                     .collect();
                 let symbol = values.iter().fold(0, |symbol, &v| {

@@ -9,7 +9,7 @@
 //!   packet ──► block ──► sums of spectra, 512 of 1024 lines ──► filterbank ──► 512 samples
 //! ```
 //!
-//! [`filterbank`] says why half of a spectrum is the signal at half the rate, [`block`] what of a packet need not even be
+//! `filterbank` says why half of a spectrum is the signal at half the rate, `block` what of a packet need not even be
 //! read.
 //!
 //! Time: sample `m` of a packet lies at its source frame `2m + ½`. That it is not `2m` moves the music by 11 µs.

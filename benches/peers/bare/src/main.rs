@@ -27,7 +27,7 @@ const AHEAD: f64 = 0.1;
 fn main() {
     let mut codecs = CodecRegistry::new();
     symphonia::default::register_enabled_codecs(&mut codecs);
-    codecs.register_audio_decoder::<opus::OpusDecoder>();
+    codecs.register_audio_decoder::<opus::OpusDecoder<48_000>>();
     harness::run(harness::Clock::Thread, |path: &Path| match decode(path, &codecs) {
         Ok(seconds) if seconds >= EXCERPT => Ok(harness::Heard::default()),
         Ok(seconds) => Err(format!("only {seconds:.2} s were decoded")),
