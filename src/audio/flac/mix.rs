@@ -4,8 +4,8 @@ use pulp::{Arch, Simd, WithSimd};
 
 use super::header::Channels;
 
-/// Writes the mean to `mono`; full scale is 1. `a` and `b` are the subframes of one or two channels modulo 2^32, `sum` is
-/// the sum of more than two. All have the length of the block.
+/// Writes the mean to `mono`; full scale is 1. `a` and `b` are the subframes of one or two channels modulo 2^32, `sum`
+/// is the sum of more than two. All have the length of the block.
 pub fn mix(channels: Channels, bits_per_sample: u32, a: &[i32], b: &[i32], sum: &[i64], mono: &mut [f32]) {
     Arch::new().dispatch(Mix { channels, bits_per_sample, a, b, sum, mono });
 }

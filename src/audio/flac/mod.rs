@@ -11,8 +11,8 @@
 //! mean of the channels                                mix.rs
 //! ```
 //!
-//! The mean of two channels needs neither of them where the difference is coded: with M = ⌊(L + R) / 2⌋ and S = L − R it
-//! is M + (S mod 2) / 2, with L and S it is L − S / 2. It is exact, and rounded once, to f32.
+//! The mean of two channels needs neither of them where the difference is coded: with M = ⌊(L + R) / 2⌋ and S = L − R
+//! it is M + (S mod 2) / 2, with L and S it is L − S / 2. It is exact, and rounded once, to f32.
 
 mod bits;
 mod crc;

@@ -54,8 +54,8 @@ pub struct Linear {
 
 impl Linear {
     /// Whether sums of 32 bits suffice for samples of `bits` bits and residuals no larger than `bound`. Sums may
-    /// overflow on the way, as long as they end in range: they are right modulo 2^32. And they end at a sample minus its
-    /// residual, times 2^`shift` and a little more.
+    /// overflow on the way, as long as they end in range: they are right modulo 2^32. And they end at a sample minus
+    /// its residual, times 2^`shift` and a little more.
     pub fn is_narrow(&self, bits: u32, bound: u32) -> bool {
         ((1u64 << (bits - 1)) + u64::from(bound) + 1) << self.shift <= 1 << 31
     }

@@ -7,7 +7,7 @@
 //! say that it did not, which is rare, they are read again one by one. And while the codes wait, the predictor works on
 //! those before: it waits too, for each sample needs the last, and a processor does both in the time of one.
 
-use pulp::{Arch, WithSimd};
+use pulp::{Scalar, Simd, WithSimd};
 use symphonia::core::errors::{Error, Result};
 
 use super::bits::{Bits, WINDOW};
@@ -29,7 +29,6 @@ pub fn read<P: Predictor>(bits: &mut Bits<'_>, order: usize, samples: &mut [i32]
     if length * partitions != block || length < order {
         return Err(Error::DecodeError("flac: impossible residual partitions"));
     }
-    let arch = Arch::new();
     let mut bound = 0;
     let mut from = MAX_ORDER + order;
     for n in 1..=partitions {
@@ -37,13 +36,23 @@ pub fn read<P: Predictor>(bits: &mut Bits<'_>, order: usize, samples: &mut [i32]
         let (known, predictor) = (&mut samples[..end], &mut predictor);
         bound = bound.max(match bits.unsigned(parameter_bits)? as u32 {
             escape if escape + 1 == 1 << parameter_bits => escaped(bits, known, from, predictor)?,
-            0 => arch.dispatch(Rice::<4, true, P> { bits, k: 0, samples: known, from, predictor })?,
-            k @ 1..=10 => arch.dispatch(Rice::<4, false, P> { bits, k, samples: known, from, predictor })?,
-            k => arch.dispatch(Rice::<2, false, P> { bits, k, samples: known, from, predictor })?,
+            0 => quick(Rice::<4, true, P> { bits, k: 0, samples: known, from, predictor })?,
+            k @ 1..=10 => quick(Rice::<4, false, P> { bits, k, samples: known, from, predictor })?,
+            k => quick(Rice::<2, false, P> { bits, k, samples: known, from, predictor })?,
         });
         from = end;
     }
     Ok(bound)
+}
+
+/// With the instructions that this machine has to count zeros and to shift; otherwise they are several each. The newest
+/// ones of all (AVX-512) have nothing to add, and double the code.
+fn quick<O: WithSimd>(op: O) -> O::Output {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(simd) = pulp::x86::V3::try_new() {
+        return Simd::vectorize(simd, op);
+    }
+    Simd::vectorize(Scalar, op)
 }
 
 /// An escaped partition: numbers in two's complement, of a width that it states.
@@ -76,7 +85,7 @@ impl<const N: usize, const ZERO: bool, P: Predictor> WithSimd for Rice<'_, '_, N
     type Output = Result<u32>;
 
     #[inline(always)]
-    fn with_simd<S: pulp::Simd>(self, _: S) -> Result<u32> {
+    fn with_simd<S: Simd>(self, _: S) -> Result<u32> {
         let Rice { bits: outer, k, samples, from: mut at, predictor: kept } = self;
         // Copies, so that they may live in registers.
         let (mut bits, mut predictor) = (outer.clone(), kept.clone());

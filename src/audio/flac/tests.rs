@@ -1,4 +1,4 @@
-//! The decoder against symphonia's on real encoders' files, and against an encoder of our own for what they never write.
+//! The decoder against symphonia's on what encoders write, and against an encoder of our own for what they never do.
 
 use symphonia::core::audio::{Audio, GenericAudioBufferRef};
 use symphonia::core::codecs::audio::well_known::CODEC_ID_FLAC;
