@@ -27,7 +27,7 @@ fuzz_target!(|bytes: &[u8]| {
             let front_end = FrontEnd { mel_bands: 8, frames: 4, ..FrontEnd::default() };
             let cache = SpectrogramCache::open(dir.path(), &front_end, 4, 2).unwrap();
             let file = at("entry.mel");
-            fs::write(&file, signed(body)).unwrap();
+            fs::write(&file, signed(body, &front_end.id())).unwrap();
             let key = CachedKey { content: "entry".into(), file };
             check(cache.load(&key));
             check(cache.about(&key));
@@ -54,9 +54,12 @@ fuzz_target!(|bytes: &[u8]| {
     }
 });
 
-/// The last 32 bytes of what precedes a checksum cannot be guessed; the header's is put right.
-fn signed(body: &[u8]) -> Vec<u8> {
+/// The name of the front end and the checksums cannot be guessed: they are put right.
+fn signed(body: &[u8], front_end: &str) -> Vec<u8> {
     let mut all = body.to_vec();
+    if let Some(id) = all.get_mut(24..40) {
+        id.copy_from_slice(front_end.as_bytes());
+    }
     // 44 fixed bytes, whose last four say how long the JSON is.
     let Some(n) = all.get(40..44).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]) as usize) else { return all };
     let Some(end) = n.checked_add(44).filter(|end| end + 32 <= all.len()) else { return all };

@@ -30,6 +30,7 @@ use super::aac::{self, AacDecoder};
 use super::flac::FlacDecoder;
 use super::mp3::{self, Mp3Decoder};
 use super::opus::{OPUS_RATE, OpusDecoder, OpusHead};
+use super::pcm::PcmDecoder;
 use super::resample::Resampler;
 use super::source::{Deadline, Source, mpeg_without_length};
 use super::tags::Tags;
@@ -702,12 +703,13 @@ impl Prepared {
     }
 }
 
-/// The decoders of symphonia, Opus and FLAC: the whole band.
+/// The decoders of symphonia, with Opus, FLAC and PCM to mono: the whole band.
 static WHOLE_BAND: LazyLock<CodecRegistry> = LazyLock::new(|| {
     let mut codecs = CodecRegistry::new();
     symphonia::default::register_enabled_codecs(&mut codecs);
     codecs.register_audio_decoder::<OpusDecoder<48_000>>();
     codecs.register_audio_decoder::<FlacDecoder>();
+    codecs.register_audio_decoder::<PcmDecoder>();
     codecs
 });
 
@@ -721,6 +723,7 @@ static LOWER_HALF: LazyLock<CodecRegistry> = LazyLock::new(|| {
     codecs.register_audio_decoder::<AacDecoder>();
     codecs.register_audio_decoder::<VorbisDecoder>();
     codecs.register_audio_decoder::<FlacDecoder>();
+    codecs.register_audio_decoder::<PcmDecoder>();
     codecs
 });
 

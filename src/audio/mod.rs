@@ -6,8 +6,8 @@
 //! ```
 //!
 //! Decoding is nearly all of the cost, and most of what a decoder makes is thrown away: all above 11 kHz, and the
-//! difference of the channels. So [`mp3`], [`aac`] and [`vorbis`] have decoders here that never make it, [`flac`] one
-//! that is quicker, and [`opus`] is asked for what is heard; symphonia finds the packets, and decodes everything else.
+//! difference of the channels. So [`mp3`], [`aac`] and [`vorbis`] have decoders here that never make it, [`flac`] and
+//! [`pcm`] ones that are quicker, and [`opus`] is asked for what is heard; symphonia finds the packets, and decodes everything else.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -27,6 +27,7 @@ pub mod flac;
 pub mod mel;
 pub mod mp3;
 pub mod opus;
+pub mod pcm;
 pub mod resample;
 mod source;
 pub mod tags;

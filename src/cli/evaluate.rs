@@ -2,7 +2,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use ndarray::{Array1, Array2, Array3, Axis, s};
+use ndarray::{Array1, Array2, s};
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -50,9 +50,13 @@ pub struct Args {
     #[arg(long, value_name = "DIR", default_value = "runs/spectrograms")]
     cache: PathBuf,
 
-    /// As it was for `debut train`, so that the cache is shared; the network hears the middle window.
+    /// As it was for `debut train`, so that the cache is shared.
     #[arg(long, value_name = "N", default_value_t = 1)]
     windows: usize,
+
+    /// How many of the windows, evenly spread, the network hears and averages; 1 is the middle one.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    segments: usize,
 
     /// The length of each listener's list.
     #[arg(short, default_value_t = 20)]
@@ -75,6 +79,9 @@ struct Method {
 }
 
 pub fn run(args: Args, context: Context) -> Result<ExitCode> {
+    if !(1..=args.windows).contains(&args.segments) {
+        return Err(Error::invalid("segments", format!("1 to the {} windows", args.windows), args.segments));
+    }
     let folder = model_folder(args.model.as_deref())?;
     let mut model = Model::load(&folder)?;
     let factors = Factors::load(&args.factors)?;
@@ -93,7 +100,7 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     )?;
 
     let at: Vec<usize> = task.tracks.iter().map(|id| place[id]).collect();
-    let network = model.embed(middles(&heard, &at)?.view())?;
+    let network = network(&model, &heard, &at, args.segments)?;
     let linear = linear(&heard, &factors, &at)?;
     let ceiling = task.ceiling(&factors)?;
     let unit_ceiling = unit_rows(&ceiling);
@@ -155,15 +162,20 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     Ok(exit_code(failed))
 }
 
-/// `[n, frames, mel_bands]`: what the network hears of these tracks, the middle of the middle window.
-fn middles(heard: &HeardTracks, tracks: &[usize]) -> Result<Array3<f32>> {
-    let front_end = FrontEnd::default();
-    let start = (EXCERPT_FRAMES - front_end.frames) / 2;
-    let mut mels = Array3::zeros((tracks.len(), front_end.frames, front_end.mel_bands));
-    for (mut to, &track) in mels.axis_iter_mut(Axis(0)).zip(tracks) {
-        to.assign(&heard.load(track, heard.windows / 2)?.slice(s![start..start + front_end.frames, ..]));
-    }
-    Ok(mels)
+/// What the network hears of a window, `[frames, mel_bands]`: its middle.
+fn middle(heard: &HeardTracks, track: usize, window: usize) -> Result<Array2<f32>> {
+    let frames = FrontEnd::default().frames;
+    let start = (EXCERPT_FRAMES - frames) / 2;
+    Ok(heard.load(track, window)?.slice(s![start..start + frames, ..]).to_owned())
+}
+
+/// The network's vectors `[n, d]` of these tracks, from the middles of `segments` of their windows.
+fn network(model: &Model, heard: &HeardTracks, tracks: &[usize], segments: usize) -> Result<Array2<f32>> {
+    let windows = |track: usize| -> Result<Vec<Array2<f32>>> {
+        (0..segments).map(|i| middle(heard, track, (2 * i + 1) * heard.windows / (2 * segments))).collect()
+    };
+    let mels: Vec<Vec<Array2<f32>>> = tracks.iter().map(|&track| windows(track)).collect::<Result<_>>()?;
+    model.embed_tracks(&mels.iter().map(|mels| &mels[..]).collect::<Vec<_>>())
 }
 
 /// The baseline's unit vectors `[n, d]` of the held-out tracks, fitted on the tracks that have factors.
@@ -176,7 +188,7 @@ fn linear(heard: &HeardTracks, factors: &Factors, held_out: &[usize]) -> Result<
     let features = |tracks: Vec<usize>| -> Result<Array2<f32>> {
         let means: Vec<Array1<f32>> = tracks
             .par_iter()
-            .map(|&track| Ok(mean_mel(middles(heard, &[track])?.index_axis(Axis(0), 0))))
+            .map(|&track| Ok(mean_mel(middle(heard, track, heard.windows / 2)?.view())))
             .collect::<Result<_>>()?;
         let mut all = Array2::zeros((means.len(), FrontEnd::default().mel_bands));
         all.outer_iter_mut().zip(&means).for_each(|(mut to, mean)| to.assign(mean));
