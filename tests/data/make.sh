@@ -4,15 +4,18 @@
 #
 # steps*: 500 Hz for half a second, 1500 Hz for the next, 3000 Hz for the third.
 # sweep*: a tone that rises from 200 Hz by 400 Hz each second, so that no two moments sound alike.
-# clicks*: bursts of noise up to the highest frequencies, others on the left than on the right, above a tone.
+# clicks*.mp3: bursts of noise up to the highest frequencies, others on the left than on the right, above a tone.
+# clicks.ogg: five clicks a second on the left, bursts of 6 kHz on the right, which Vorbis codes in blocks of both sizes.
 # Five of them carry the tags that tests/audio.rs looks for.
-# Both at half of full scale; lossless ones at 1/32, where few bits suffice. A pair has the one on its left, the other on
-# its right; in FLAC it has 24 bits, of which 8 are wasted.
+# Steps and sweeps are at half of full scale; lossless ones at 1/32, where few bits suffice. A pair has the one on its
+# left, the other on its right; in FLAC it has 24 bits, of which 8 are wasted.
 set -eu
 cd "$(dirname "$0")"
 
 STEPS='0.5*sin(2*PI*t*if(lt(t\,0.5)\,500\,if(lt(t\,1)\,1500\,3000)))'
 SWEEP='0.5*sin(2*PI*(200*t+200*t*t))'
+CLICKS='0.8*lt(mod(t\,0.2)\,0.0003)+0.05*sin(2*PI*440*t)'
+BURSTS='0.3*sin(2*PI*6000*t)*lt(mod(t\,0.7)\,0.1)'
 SOFT_STEPS="$STEPS/16"
 SOFT_SWEEP="$SWEEP/16"
 
@@ -26,7 +29,7 @@ make() {
     shift 5
     case $channels in
         1) all=$expression layout=mono ;;
-        2) all="$expression|$expression" layout=stereo ;;
+        2) all="$expression|${right:-$expression}" layout=stereo ;;
         pair) all=$expression layout=stereo ;;
         6) all="$expression|$expression|$expression|$expression|$expression|$expression" layout=5.1 ;;
     esac
@@ -43,6 +46,9 @@ make "$STEPS" 1.5 96000 1 steps-96k.m4a -c:a aac -b:a 32k
 make "$STEPS" 1.5 22050 1 steps.aac -c:a aac -b:a 16k
 make "$STEPS" 1.5 44100 2 steps.ogg -c:a libvorbis -q:a 0 $COMMENTS
 make "$STEPS" 1.5 11025 6 steps-5.1.ogg -c:a libvorbis -q:a 0
+right=$BURSTS
+make "$CLICKS" 4 44100 2 clicks.ogg -c:a libvorbis -q:a 4
+right=
 make "$STEPS" 1.5 48000 2 steps.opus -c:a libopus -b:a 24k $COMMENTS
 make "$STEPS" 1.5 16000 1 steps-mono.opus -c:a libopus -b:a 12k -application voip
 make "$STEPS" 1.5 48000 6 steps-5.1.opus -c:a libopus -b:a 128k -vbr off -mapping_family 1

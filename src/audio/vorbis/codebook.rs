@@ -50,7 +50,7 @@ impl Codebook {
         let vectors = match values {
             None => None,
             Some(values) => {
-                let floats = tree.len() * dimensions;
+                let floats = tree.len().saturating_mul(dimensions);
                 budget.floats = budget.floats.checked_sub(floats).ok_or(TOO_LARGE)?;
                 let mut vectors = Vec::with_capacity(floats);
                 for leaf in &tree {
@@ -309,7 +309,7 @@ impl Values {
         let delta = unpack_float(bits.read(32).ok_or(CUT)?);
         let width = bits.read(4).ok_or(CUT)? + 1;
         let sequence = bits.flag().ok_or(CUT)?;
-        let n = if lattice { lattice_side(entries, dimensions) } else { entries * dimensions };
+        let n = if lattice { lattice_side(entries, dimensions) } else { entries.saturating_mul(dimensions) };
         if n > bits.left() / width as usize {
             return Err(CUT);
         }
@@ -353,4 +353,78 @@ fn unpack_float(x: u32) -> f32 {
     let exponent = (x >> 21 & 0x3ff) as i32 - 788;
     let magnitude = (mantissa * f64::from(exponent).exp2()) as f32;
     if x >> 31 == 1 { -magnitude } else { magnitude }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codewords_are_those_of_the_standards_example() {
+        // Section 3.2.1, "Huffman decision tree representation".
+        let leaves = tree(&[2, 4, 4, 4, 4, 2, 3, 3]).unwrap();
+        let mut words: Vec<(u32, String)> = leaves
+            .iter()
+            .map(|leaf| (leaf.entry, format!("{:032b}", leaf.code)[..leaf.length as usize].to_string()))
+            .collect();
+        words.sort();
+        let words: Vec<&str> = words.iter().map(|(_, word)| word.as_str()).collect();
+        assert_eq!(words, ["00", "0100", "0101", "0110", "0111", "10", "110", "111"]);
+    }
+
+    #[test]
+    fn trees_must_be_full_unless_they_have_one_leaf() {
+        assert!(tree(&[1, 1]).is_ok() && tree(&[2, 0, 1, 2]).is_ok() && tree(&[0, 1, 0]).is_ok() && tree(&[]).is_ok());
+        for wrong in [&[1, 2][..], &[1, 1, 1], &[2], &[1, 2, 3], &[32, 32], &[2, 2, 2, 2, 32]] {
+            assert!(tree(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn long_codewords_are_found_as_short_ones_are() {
+        // A comb: lengths 1, 2, .. 31, 32, 32.
+        let lengths: Vec<u8> = (1..=32).chain([32]).collect();
+        let book = Codebook::new(0, &tree(&lengths).unwrap(), None);
+        for entry in 0..33 {
+            // `entry` ones, then a zero (but for the last two, which differ in the 32nd bit), then ones.
+            let word = if entry < 32 { !(1u64 << entry) } else { !0 };
+            let bytes = word.to_le_bytes();
+            let mut bits = Bits::new(&bytes);
+            assert_eq!(book.scalar(&mut bits), Some(entry));
+            assert_eq!(bits.left(), 64 - usize::from(lengths[entry as usize]));
+            // The same with the packet ending one bit early.
+            let short = usize::from(lengths[entry as usize]) - 1;
+            let mut bits = Bits::new(&bytes[..short.div_ceil(8)]);
+            bits.read((short.div_ceil(8) * 8 - short) as u32);
+            if short.is_multiple_of(8) {
+                assert_eq!(book.scalar(&mut bits), None, "entry {entry}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_single_codeword_takes_one_bit_and_a_book_without_any_gives_nothing() {
+        let single = Codebook::new(0, &tree(&[0, 1]).unwrap(), None);
+        let mut bits = Bits::new(&[0b10]);
+        assert_eq!([(); 9].map(|()| single.scalar(&mut bits)), [Some(1); 8].into_iter().chain([None]).collect::<Vec<_>>()[..]);
+        assert_eq!(Codebook::new(0, &[], None).scalar(&mut Bits::new(&[0; 100])), None);
+    }
+
+    #[test]
+    fn lattices_are_as_large_as_their_entries_allow() {
+        for (entries, dimensions, side) in
+            [(0, 3, 0), (1, 65_535, 1), (80, 4, 2), (81, 4, 3), (6560, 8, 2), (6561, 8, 3), (131_072, 1, 131_072)]
+        {
+            assert_eq!(lattice_side(entries, dimensions), side, "{entries} entries of {dimensions}");
+        }
+    }
+
+    #[test]
+    fn floats_are_unpacked() {
+        // Mantissa · 2^(exponent − 788): 1, −1.5 (3 · 2⁻¹), 0, and the smallest that is not a zero in 32 bits.
+        assert_eq!(unpack_float(788 << 21 | 1), 1.0);
+        assert_eq!(unpack_float(1 << 31 | 787 << 21 | 3), -1.5);
+        assert_eq!(unpack_float(900 << 21), 0.0);
+        assert_eq!(unpack_float((788 - 149) << 21 | 1), f32::from_bits(1));
+    }
 }

@@ -69,9 +69,7 @@ impl Floor {
         let point = |i: usize| {
             let (left, right) = neighbours(&xs, i);
             let (x, from, to) = (xs[i] as i32, xs[left] as i32, xs[right] as i32);
-            // A header may put points beyond the right end; there the curve goes on level.
-            let share = if from < x && x < to { ratio(x - from, to - from) } else { 0 };
-            Point { x, neighbours: (left, right), share }
+            Point { x, neighbours: (left, right), share: ratio(x - from, to - from) }
         };
         let points = (0..xs.len()).map(point).collect();
         Ok(Floor { partitions, classes, multiplier, points, order })
@@ -175,13 +173,19 @@ impl Class {
     }
 }
 
-/// The nearest of the points before `i` on either side (section 9.2.4). The first two points are the ends, so that
-/// there is one, and a header that puts a point beyond them gets the ends.
+/// Of the points before `i` the nearest to the left and to the right (section 9.2.4). The first two points are the ends
+/// of the range that the others can name.
 fn neighbours(xs: &[u32], i: usize) -> (usize, usize) {
-    let before = &xs[..i];
-    let left = (0..before.len()).filter(|&j| xs[j] < xs[i]).max_by_key(|&j| xs[j]);
-    let right = (0..before.len()).filter(|&j| xs[j] > xs[i]).min_by_key(|&j| xs[j]);
-    (left.unwrap_or(0), right.unwrap_or(1))
+    let (mut left, mut right) = (0, 1);
+    for j in 2..i {
+        if (xs[left]..xs[i]).contains(&xs[j]) {
+            left = j;
+        }
+        if (xs[i]..xs[right]).contains(&xs[j]) {
+            right = j;
+        }
+    }
+    (left, right)
 }
 
 /// A little more than `numerator / denominator`, with 32 bits behind the point; 1 too much in the last of them.
@@ -253,9 +257,51 @@ static AMPLITUDES: LazyLock<[f32; 256]> = LazyLock::new(|| {
 
 #[test]
 fn amplitudes_are_those_of_the_standards_table() {
-    // The first, four from within and the last of section 10.1.
+    // The first, the last and some from within section 10.1.
     let table = [(0, 1.0649863e-07), (1, 1.1341951e-07), (2, 1.2079015e-07), (254, 0.9389798), (255, 1.0)];
     for (i, amplitude) in table {
         assert!((AMPLITUDES[i] / amplitude - 1.0).abs() < 2e-7, "{i}: {} instead of {amplitude}", AMPLITUDES[i]);
+    }
+}
+
+/// The standard's way to draw a line (section 9.2.7), step by step.
+#[cfg(test)]
+fn render_line((x0, y0): (i32, i32), (x1, y1): (i32, i32)) -> Vec<i32> {
+    let (dy, adx) = (y1 - y0, x1 - x0);
+    let base = dy / adx;
+    let sy = if dy < 0 { base - 1 } else { base + 1 };
+    let ady = dy.abs() - base.abs() * adx;
+    let (mut y, mut err) = (y0, 0);
+    let mut line = vec![y];
+    for _ in x0 + 1..x1 {
+        err += ady;
+        if err >= adx {
+            err -= adx;
+            y += sy;
+        } else {
+            y += base;
+        }
+        line.push(y);
+    }
+    line
+}
+
+#[test]
+fn lines_are_drawn_as_the_standard_draws_them() {
+    for width in (1..70).chain([127, 128, 255, 1000, 4095, 32_768]) {
+        for (from, to) in [(0, 0), (0, 255), (255, 0), (17, 18), (200, 199), (3, 90), (250, 13), (128, 64), (9, 200)] {
+            let curve = Curve { points: vec![(0, from), (width, to)] };
+            let expected: Vec<f32> = render_line((0, from), (width, to)).iter().map(|&y| AMPLITUDES[y as usize]).collect();
+            // Three lines further: there the curve stays level.
+            let mut sum = vec![0.0; width as usize + 3];
+            curve.multiply_add(&vec![1.0; sum.len()], &mut sum);
+            assert_eq!(sum[..width as usize], expected, "{width} wide from {from} to {to}");
+            assert_eq!(sum[width as usize..], [AMPLITUDES[to as usize]; 3]);
+            // The points between are predicted likewise (section 9.2.6).
+            for x in 0..width.min(300) {
+                let predicted = ((to - from).unsigned_abs() as u64 * ratio(x, width) >> 32) as i32;
+                assert_eq!(predicted, (to - from).abs() * x / width);
+            }
+        }
     }
 }

@@ -1,4 +1,22 @@
-//! Vorbis inside symphonia.
+//! Vorbis I, decoded to what the front end hears of it: one channel, and from 44.1 kHz on half the rate.
+//!
+//! Decoding is most of what a track costs, and of a stereo track at 44.1 kHz the difference of its channels and
+//! everything above 11 kHz are thrown away behind the decoder. All that follows the reading of the codewords is linear,
+//! but for the coupling of channels, which concerns each line of the spectrum by itself. So the channels are mixed as
+//! spectra, of which only the lower half is computed at all, and one inverse transform of half the size remains of two:
+//!
+//! ```text
+//! packet ─► floors ────────────────────────────┐
+//!        ─► residues ─► kept lines ─► decouple ─┴─► floor × residue, mean ─► fade ─► inverse MDCT ─► overlap
+//!           all read    lower half    channels                  mono          44.1     half size      half rate
+//! ```
+//!
+//! A line of the MDCT is a cosine of time, sampled. Transform and window of half the size are the same cosines and the
+//! same window sampled half as often, midway between two frames: sample `m` lies at frame `2m + ½`. Against a full
+//! decode that is resampled everything is thus early by half a frame (11 µs at 44.1 kHz), which moves the log-mel
+//! spectrogram by 0.0003 on average. Apart from that they agree within 90 to 110 dB up to 10 kHz.
+//!
+//! Half the rate suits a front end at 22,050 Hz or below; one at a higher rate needs symphonia's own decoder.
 
 mod bits;
 mod codebook;
@@ -6,6 +24,8 @@ mod floor;
 mod residue;
 mod setup;
 mod synthesis;
+#[cfg(test)]
+mod tests;
 
 use symphonia::core::audio::{
     AsGenericAudioBufferRef, AudioBuffer, AudioMut, AudioSpec, Channels, GenericAudioBufferRef,
@@ -23,7 +43,8 @@ use residue::{Extent, Scratch};
 use setup::Setup;
 use synthesis::Synthesis;
 
-/// The rate, in Hz, at which a source of `rate` Hz comes out.
+/// The rate, in Hz, at which a source of `rate` Hz comes out: half, unless that leaves less than 22,050 Hz or half a
+/// hertz.
 pub fn output_rate(rate: u32) -> u32 {
     rate / halving(rate) as u32
 }
@@ -32,15 +53,22 @@ fn halving(rate: u32) -> usize {
     if rate >= 44_100 && rate.is_multiple_of(2) { 2 } else { 1 }
 }
 
-/// The symphonia decoder.
+/// The symphonia decoder. Like symphonia's own it gives nothing for the first packet after a reset, whose first half
+/// lacks its predecessor; unlike it, it keeps to the standard's order where channels take part in several couplings.
+///
+/// What a packet says is to be trimmed is in frames of the source. A sample stands for two of them: one is kept at the
+/// end if either of its frames is, and at the beginning if both are. So odd lengths are rounded up; and the single
+/// frames that symphonia trims in the middle of some old files, whose pages were stamped one too low, stay.
 pub struct VorbisDecoder {
     params: AudioCodecParameters,
     setup: Setup,
+    /// Frames of the source to one of ours.
     halving: usize,
     /// `[channel]`
     curves: Vec<Curve>,
     /// `[channel, line]`
     spectra: Vec<Vec<f32>>,
+    /// Their mean, of the lines that are kept.
     mono: Vec<f32>,
     scratch: Scratch,
     synthesis: Synthesis,
@@ -70,7 +98,7 @@ impl VorbisDecoder {
         })
     }
 
-    /// Section 4.3.
+    /// Decodes a packet into the buffer (section 4.3).
     fn decode_packet(&mut self, data: &[u8]) -> Result<()> {
         const NOT_AUDIO: Error = Error::DecodeError("vorbis: not an audio packet");
         let setup = &self.setup;
@@ -124,6 +152,7 @@ impl VorbisDecoder {
             decouple(&mut magnitude[..kept], &mut angle[..kept]);
         }
 
+        // The synthesis divides the sum by the number of channels.
         let mono = &mut self.mono[..kept];
         mono.fill(0.0);
         for (curve, spectrum) in self.curves.iter().zip(&self.spectra).filter(|(curve, _)| !curve.is_empty()) {
@@ -160,9 +189,7 @@ fn edge(rate: u32, lines: usize) -> Vec<f32> {
             ((10_992.0 - low) / width).clamp(0.0, 1.0).sqrt()
         }
     };
-    let mut gains: Vec<f32> = (0..lines / 2).map(|line| gain(line) as f32).skip_while(|&gain| gain > 0.999).collect();
-    gains.shrink_to_fit();
-    gains
+    (0..lines / 2).map(|line| gain(line) as f32).skip_while(|&gain| gain > 0.999).collect()
 }
 
 /// Magnitude and angle to left and right (section 4.3.5), in place.

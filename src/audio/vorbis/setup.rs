@@ -13,15 +13,21 @@ pub(super) const CUT: Error = Error::DecodeError("vorbis: a header is cut short"
 /// More channels than the standard gives a meaning (section 4.3.9) are refused.
 const MAX_CHANNELS: usize = 8;
 
-/// What a setup header may cost. A few of its bits can claim gigabytes; the most that encoders have been seen to need
-/// is 29,000 entries, 118,000 floats and 41,000 class words.
+/// What a setup header may cost: a few bits can claim gigabytes. Of 870 streams, most of them music of all bitrates,
+/// the largest (5.1 channels) needs 19,413 entries, 85,928 floats and 6,000 class words.
 pub(super) struct Budget {
-    /// Of all codebooks, used or not; 14 bytes each.
+    /// Of all codebooks, used or not; they cost up to 14 bytes each.
     pub entries: usize,
-    /// In vectors.
+    /// In vectors of all codebooks.
     pub floats: usize,
     /// Of all residues, bytes.
     pub class_words: usize,
+}
+
+impl Default for Budget {
+    fn default() -> Budget {
+        Budget { entries: 1 << 17, floats: 1 << 19, class_words: 1 << 18 }
+    }
 }
 
 /// Sections 4.2.2 and 4.2.4.
@@ -81,6 +87,9 @@ impl Setup {
         if channels > MAX_CHANNELS {
             return Err(Error::Unsupported("vorbis: more than 8 channels"));
         }
+        if !bits.flag().ok_or(CUT)? {
+            return Err(Error::DecodeError("vorbis: the identification header is not closed"));
+        }
         let lines = sizes.map(|exponent| 1 << (exponent - 1));
         read_setup(&mut Bits::new(body(setup, 5)?), channels, rate, lines)
     }
@@ -118,7 +127,7 @@ fn unlace(extra: &[u8]) -> Option<(&[u8], &[u8])> {
 }
 
 fn read_setup(bits: &mut Bits<'_>, channels: usize, rate: u32, lines: [usize; 2]) -> Result<Setup> {
-    let mut budget = Budget { entries: 1 << 18, floats: 1 << 20, class_words: 1 << 20 };
+    let mut budget = Budget::default();
     // Each list is preceded by its length less one.
     let count = |bits: &mut Bits<'_>, width| bits.read(width).map(|n| n as usize + 1).ok_or(CUT);
     let books = (0..count(bits, 8)?).map(|_| Codebook::read(bits, &mut budget)).collect::<Result<Vec<_>>>()?;

@@ -127,3 +127,86 @@ fn overlap(before: &[f32], now: &[f32], slope: &[f32], out: &mut [f32]) {
     left.iter_mut().rev().zip(before).skip(half).for_each(|(x, a)| *x = -a);
     right.iter_mut().zip(now.iter().rev()).skip(half).for_each(|(x, b)| *x = -b);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Numbers from −1 to 1.
+    fn noise(n: usize) -> Vec<f32> {
+        let mut state = 1u32;
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            state as f32 / 2f32.powi(31) - 1.0
+        };
+        (0..n).map(|_| next()).collect()
+    }
+
+    /// The inverse MDCT as it is defined: `y[n] = Σ X[k] cos(π/K (n + ½ + K/2)(k + ½))`.
+    fn inverse_mdct(x: &[f32]) -> Vec<f64> {
+        let k = x.len();
+        let term = |n: usize, i: usize| PI / k as f64 * (n as f64 + 0.5 + k as f64 / 2.0) * (i as f64 + 0.5);
+        (0..2 * k).map(|n| (0..k).map(|i| f64::from(x[i]) * term(n, i).cos()).sum()).collect()
+    }
+
+    #[test]
+    fn blocks_of_any_sizes_overlap_as_the_standard_says() {
+        let lines = [32, 128];
+        let mut synthesis = Synthesis::new(lines, 0.5);
+        let window = |i: usize, n: usize| {
+            (FRAC_PI_2 * (PI * (i as f64 + 0.5) / n as f64).sin().powi(2)).sin()
+        };
+        // Windowed blocks laid out on one time line, the clear way (section 4.3.1 and 4.3.8).
+        let order = [true, true, false, false, false, true, false, true, true];
+        let mut expected = vec![0.0; 2048];
+        let mut centre = 256;
+        let mut out = Vec::new();
+        let mut ends = (0, 0);
+        for (at, &long) in order.iter().enumerate() {
+            let k = lines[usize::from(long)];
+            let x = noise(k);
+            let before = at.checked_sub(1).map_or(k, |i| lines[usize::from(order[i])]);
+            let after = order.get(at + 1).map_or(k, |&long| lines[usize::from(long)]);
+            if at > 0 {
+                centre += (before + k) / 2;
+            }
+            ends = (if at == 0 { centre } else { ends.0 }, centre);
+            let slope = |distance: i64, neighbour: usize| {
+                // `distance` from the point where this block and its neighbour meet, inwards.
+                let s = k.min(neighbour) as i64;
+                match distance + s / 2 {
+                    i if i < 0 => 0.0,
+                    i if i >= s => 1.0,
+                    i => window(i as usize, 2 * s as usize),
+                }
+            };
+            for (n, y) in inverse_mdct(&x).into_iter().enumerate() {
+                let (n, half) = (n as i64, (k / 2) as i64);
+                let gain = slope(n - half, before) * slope(3 * half - 1 - n, after);
+                expected[centre + n as usize - k] += 0.5 * gain * y;
+            }
+            let mut part = vec![0.0; synthesis.samples(long)];
+            synthesis.next(long, &x, &mut part);
+            assert_eq!(part.is_empty(), at == 0, "the first block only fills the memory");
+            out.extend(part);
+        }
+        let expected = &expected[ends.0..ends.1];
+        assert_eq!(out.len(), expected.len());
+        let worst = out.iter().zip(expected).map(|(a, b)| (f64::from(*a) - b).abs()).fold(0.0, f64::max);
+        assert!(worst < 1e-5, "differs by {worst}");
+    }
+
+    #[test]
+    fn half_of_the_lines_give_the_samples_between_the_samples() {
+        // A spectrum without its upper half means a function of time; full size samples it at n + ½, half size at
+        // 2m + 1, both counted from the beginning of the block.
+        let mut x = noise(64);
+        x[32..].fill(0.0);
+        let half = inverse_mdct(&x[..32]);
+        for (m, y) in half.iter().enumerate() {
+            let t = 2.0 * m as f64 + 1.0;
+            let at = |i: usize| f64::from(x[i]) * (PI / 64.0 * (t + 32.0) * (i as f64 + 0.5)).cos();
+            assert!(((0..32).map(at).sum::<f64>() - y).abs() < 1e-9);
+        }
+    }
+}
