@@ -406,7 +406,10 @@ mod tests {
     fn a_single_codeword_takes_one_bit_and_a_book_without_any_gives_nothing() {
         let single = Codebook::new(0, &tree(&[0, 1]).unwrap(), None);
         let mut bits = Bits::new(&[0b10]);
-        assert_eq!([(); 9].map(|()| single.scalar(&mut bits)), [Some(1); 8].into_iter().chain([None]).collect::<Vec<_>>()[..]);
+        assert_eq!(
+            [(); 9].map(|()| single.scalar(&mut bits)),
+            [Some(1); 8].into_iter().chain([None]).collect::<Vec<_>>()[..]
+        );
         assert_eq!(Codebook::new(0, &[], None).scalar(&mut Bits::new(&[0; 100])), None);
     }
 

@@ -291,7 +291,8 @@ fn lines_are_drawn_as_the_standard_draws_them() {
     for width in (1..70).chain([127, 128, 255, 1000, 4095, 32_768]) {
         for (from, to) in [(0, 0), (0, 255), (255, 0), (17, 18), (200, 199), (3, 90), (250, 13), (128, 64), (9, 200)] {
             let curve = Curve { points: vec![(0, from), (width, to)] };
-            let expected: Vec<f32> = render_line((0, from), (width, to)).iter().map(|&y| AMPLITUDES[y as usize]).collect();
+            let expected: Vec<f32> =
+                render_line((0, from), (width, to)).iter().map(|&y| AMPLITUDES[y as usize]).collect();
             // Three lines further: there the curve stays level.
             let mut sum = vec![0.0; width as usize + 3];
             curve.multiply_add(&vec![1.0; sum.len()], &mut sum);
@@ -299,7 +300,7 @@ fn lines_are_drawn_as_the_standard_draws_them() {
             assert_eq!(sum[width as usize..], [AMPLITUDES[to as usize]; 3]);
             // The points between are predicted likewise (section 9.2.6).
             for x in 0..width.min(300) {
-                let predicted = ((to - from).unsigned_abs() as u64 * ratio(x, width) >> 32) as i32;
+                let predicted = (((to - from).unsigned_abs() as u64 * ratio(x, width)) >> 32) as i32;
                 assert_eq!(predicted, (to - from).abs() * x / width);
             }
         }

@@ -153,9 +153,7 @@ mod tests {
     fn blocks_of_any_sizes_overlap_as_the_standard_says() {
         let lines = [32, 128];
         let mut synthesis = Synthesis::new(lines, 0.5);
-        let window = |i: usize, n: usize| {
-            (FRAC_PI_2 * (PI * (i as f64 + 0.5) / n as f64).sin().powi(2)).sin()
-        };
+        let window = |i: usize, n: usize| (FRAC_PI_2 * (PI * (i as f64 + 0.5) / n as f64).sin().powi(2)).sin();
         // Windowed blocks laid out on one time line, the clear way (section 4.3.1 and 4.3.8).
         let order = [true, true, false, false, false, true, false, true, true];
         let mut expected = vec![0.0; 2048];
