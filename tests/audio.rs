@@ -4,8 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use debut::Error;
+use debut::audio::resample::Resampler;
 use debut::audio::{Excerpt, FrontEnd, Listening, LogMel, Tags, excerpt, hear};
-use ndarray::Array2;
+use ndarray::{Array2, Array3};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -38,6 +39,43 @@ fn the_mel_power_is_librosas() {
         let worst = log.iter().zip(&golden).map(|(a, b)| (a - (1.0 + 1e4 * b).ln()).abs()).fold(0.0, f32::max);
         println!("{name}: the logarithm differs by at most {worst:.1e}");
         assert!(worst < 1e-5, "{name}: logarithm differs by {worst}");
+    }
+}
+
+/// A tone that rises, noise and an impulse: as in tests/golden/resample.py.
+fn sweep_noise_and_impulse(rate: u32) -> Vec<f32> {
+    let (n, top) = (rate as usize * 6 / 5, 9600f64.min(0.4 * f64::from(rate)));
+    let mut state = 1u32;
+    let mut samples: Vec<f64> = (0..n)
+        .map(|i| {
+            let t = i as f64 / f64::from(rate);
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let noise = f64::from(state) / 2f64.powi(31) - 1.0;
+            0.4 * (std::f64::consts::TAU * (100.0 * t + (top - 100.0) / 2.4 * t * t)).sin() + 0.05 * noise
+        })
+        .collect();
+    samples[n / 2] += 0.5;
+    samples.iter().map(|&x| x as f32).collect()
+}
+
+#[test]
+fn resampled_mels_are_those_of_soxr_and_librosa_from_every_rate() {
+    let golden: Array3<f32> = ndarray_npy::read_npy(data("golden/resampled_mel.npy")).unwrap();
+    let rates = [8000, 11_025, 16_000, 22_050, 32_000, 44_100, 48_000, 88_200, 96_000, 192_000];
+    for (rate, golden) in rates.into_iter().zip(golden.outer_iter()) {
+        let resampled = Resampler::new(rate, 22_050).process(&sweep_noise_and_impulse(rate));
+        let ours = LogMel::new(&bands()).compute(&resampled[2048..2048 + 20_480]);
+        assert_eq!(ours.dim(), golden.dim());
+        // Bands that end below 0.88 of the lower Nyquist frequency, where neither filter has begun to fade: 84 of them
+        // from 8 kHz, 123 from 22,050 Hz on.
+        let top = 0.88 * f64::from(rate.min(22_050)) / 2.0;
+        let mel = 15.0 + (top / 1000.0).ln() / (6.4f64.ln() / 27.0);
+        let whole = 15.0 + 11.025f64.ln() / (6.4f64.ln() / 27.0);
+        let flat = (mel / whole * 129.0) as usize - 1;
+        let differences = ours.indexed_iter().filter(|((_, band), _)| *band < flat);
+        let worst = differences.map(|(at, x)| (x - (1.0 + 1e4 * golden[at]).ln()).abs()).fold(0.0, f32::max);
+        println!("{rate} Hz: {flat} bands, the logarithm differs by at most {worst:.1e}");
+        assert!(worst < 1e-4, "{rate} Hz: {worst}");
     }
 }
 
