@@ -66,17 +66,18 @@ fn resampled_mels_are_those_of_soxr_and_librosa_from_every_rate() {
         let resampled = Resampler::new(rate, 22_050).process(&sweep_noise_and_impulse(rate));
         let ours = LogMel::new(&bands()).compute(&resampled[2048..2048 + 20_480]);
         assert_eq!(ours.dim(), golden.dim());
-        // soxr fades out from 0.91 of the lower Nyquist frequency on, and what it takes away leaks into the bands below:
-        // from 22,050 Hz on those below 123 are compared; of lower rates, which here are noisy up to their end, those
-        // below 0.75 of it.
-        let top = if rate < 22_050 { 0.75 } else { 0.88 } * f64::from(rate.min(22_050)) / 2.0;
-        let mel = 15.0 + (top / 1000.0).ln() / (6.4f64.ln() / 27.0);
-        let whole = 15.0 + 11.025f64.ln() / (6.4f64.ln() / 27.0);
-        let flat = (mel / whole * 129.0) as usize - 1;
-        let differences = ours.indexed_iter().filter(|((_, band), _)| *band < flat);
-        let worst = differences.map(|(at, x)| (x - (1.0 + 1e4 * golden[at]).ln()).abs()).fold(0.0, f32::max);
-        println!("{rate} Hz: {flat} bands, the logarithm differs by at most {worst:.1e}");
-        assert!(worst < 1e-4, "{rate} Hz: {worst}");
+        // soxr fades out from 0.91 of the lower Nyquist frequency on, and from some rates it is 1e-4 short below that too
+        // (a transform of the whole clip is not).
+        for (share, limit) in [(0.6, 1e-4), (0.88, 1e-3)] {
+            let top = share * f64::from(rate.min(22_050)) / 2.0;
+            let mel = |hz: f64| 15.0 + (hz / 1000.0).ln() / (6.4f64.ln() / 27.0);
+            // Bands that end below it: 123 below 0.88 of 11,025 Hz.
+            let flat = (mel(top) / mel(11_025.0) * 129.0) as usize - 1;
+            let differences = ours.indexed_iter().filter(|((_, band), _)| *band < flat);
+            let worst = differences.map(|(at, x)| (x - (1.0 + 1e4 * golden[at]).ln()).abs()).fold(0.0, f32::max);
+            println!("{rate} Hz: {flat} bands, the logarithm differs by at most {worst:.1e}");
+            assert!(worst < limit, "{rate} Hz: {worst}");
+        }
     }
 }
 

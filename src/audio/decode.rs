@@ -675,7 +675,17 @@ impl Prepared {
         check_params(path, params)?;
         let half = to <= HALF_BAND;
         let codecs = if half { &LOWER_HALF } else { &WHOLE_BAND };
-        let decoder = codecs.make_audio_decoder(params, &AudioDecoderOptions::default()).map_err(|e| match e {
+        let options = AudioDecoderOptions::default();
+        let decoder = match codecs.make_audio_decoder(params, &options) {
+            // What ours leave to symphonia's: 20 bits in 24, and such.
+            Err(SymphoniaError::Unsupported(what))
+                if what.starts_with("pcm: ") || what.starts_with("vorbis: floor") =>
+            {
+                symphonia::default::get_codecs().make_audio_decoder(params, &options)
+            }
+            made => made,
+        };
+        let decoder = decoder.map_err(|e| match e {
             SymphoniaError::Unsupported("aac: aac too complex") => {
                 Error::unsupported(path, "AAC-LC in mono or stereo", "AAC of another kind, or of more channels")
             }

@@ -15,11 +15,11 @@
 //!  └──────────────┘  └────────────────────────┘                       15 of 16 registers with AVX2)
 //! ```
 //!
-//! In the layout `[time, channels]` the inputs of a convolution at frame t are the memory from `x[t, 0]` on, so row
-//! t + 1 of its matrix is row t one frame further in the same buffer, and nothing is copied to make it. The max-pool,
-//! then bias and ReLU, are taken from a small block of finished sums that the first-level cache still holds. Weights are
-//! packed into panels once, when a model is loaded. Those of the dense layers stay 16 bits wide (models are; see
-//! [`Packed`]), since one song's dense layers only wait for memory, and are widened in registers.
+//! In the layout `[time, channels]` the inputs of a convolution at frame t are the memory from `x[t, 0]` on: the next
+//! row of its matrix begins one frame further in the same buffer, and nothing is copied to make it. The max-pool, then
+//! bias and ReLU, are taken from a small block of finished sums that the first-level cache still holds. Weights are
+//! packed into panels once, when a model is loaded. Those of the dense layers stay 16 bits wide, as they are in files,
+//! since one song's dense layers only wait for memory; they are widened in registers.
 //!
 //! A sum is always added up in the order of its inputs, in one register lane, whatever the tile's size. So a song's
 //! vector is the same to the last bit alone, in a batch and on any number of threads.
@@ -201,12 +201,10 @@ fn standardise(mel: &[f32], mean: &[f32], std: &[f32], out: &mut [f32]) {
 #[inline(always)]
 fn over_time(x: &[f32], channels: usize, heard: &mut [f32]) {
     let frames = (x.len() / channels) as f32;
+    // 0 is the least maximum too, after a ReLU.
+    heard.fill(0.0);
     let (mean, rest) = heard.split_at_mut(channels);
     let (max, rms) = rest.split_at_mut(channels);
-    // After a ReLU 0 is the least.
-    mean.fill(0.0);
-    max.fill(0.0);
-    rms.fill(0.0);
     for x in x.chunks_exact(channels) {
         for (((x, sum), max), squares) in x.iter().zip(&mut *mean).zip(&mut *max).zip(&mut *rms) {
             *sum += x;
@@ -257,18 +255,23 @@ impl Packed {
         for (panel, columns) in wide.chunks_exact_mut(inputs * width).zip(layer.weight.axis_chunks_iter(Axis(1), width))
         {
             for (to, from) in panel.chunks_exact_mut(width).zip(columns.outer_iter()) {
-                to.iter_mut().zip(from).for_each(|(to, &from)| *to = from);
+                from.iter().zip(to).for_each(|(&from, to)| *to = from);
             }
         }
         let mut bias = layer.bias.to_vec();
         bias.resize(panels * width, 0.0);
-        let columns = match halve && wide.iter().all(|&w| decode(code(w)).to_bits() == w.to_bits()) {
-            true => Columns::Half(
-                wide.chunks_exact(width)
-                    .flat_map(|w| w[..lanes].iter().zip(&w[lanes..]))
-                    .map(|(&low, &high)| u32::from(code(low)) | u32::from(code(high)) << 16)
-                    .collect(),
-            ),
+        // A fold over all is faster than looking for the first.
+        let exact = |&w: &f32| decode(code(w)).to_bits() == w.to_bits();
+        let columns = match halve && wide.iter().fold(true, |all, w| all & exact(w)) {
+            true => {
+                let mut half = vec![0; wide.len() / 2];
+                for (half, wide) in half.chunks_exact_mut(lanes).zip(wide.chunks_exact(width)) {
+                    for ((half, &low), &high) in half.iter_mut().zip(&wide[..lanes]).zip(&wide[lanes..]) {
+                        *half = u32::from(code(low)) | u32::from(code(high)) << 16;
+                    }
+                }
+                Columns::Half(half)
+            }
             false => Columns::Wide(wide),
         };
         Packed { inputs, outputs, pool: 1, clip: false, lanes, bias, columns }
@@ -283,19 +286,20 @@ impl Packed {
     }
 }
 
-// A weight in 16 bits: sign, 5 bits of exponent, 10 of mantissa, as IEEE's binary16 has them, but with the exponent
-// moved so that binary16's subnormal numbers, down to 2⁻²⁴, are normal ones: those that a 32-bit float must be scaled
-// to, and so back from, would be subnormal too, and processors take up to a hundred times as long for these. What this
-// takes from the other end are weights of 128 and more; a layer that has one stays 32 bits wide.
+// A weight in 16 bits: sign, 5 bits of exponent and 10 of mantissa, as IEEE's binary16 has them, but the lower 15 are
+// those that the weight has as a 32-bit float after scaling by 2⁻¹⁰². So widening it is a shift, a mask and a
+// multiplication. To do that with binary16's own exponents takes 2⁻¹¹², which makes its subnormal numbers, below 2⁻¹⁴,
+// subnormal 32-bit ones; some processors take a hundred times as long over these. The price is that weights of 128 and
+// more cannot be written: a layer that has one stays 32 bits wide.
 
-/// What the weights are scaled by, 2¹⁰²: it takes 2⁻²⁴ to the least normal exponent of a 32-bit float but one.
-const SCALE: f32 = f32::from_bits((102 + 127) << 23);
+/// What is undone when a weight is widened, 2¹⁰².
+const SCALE: f32 = f32::from_bits((127 + 102) << 23);
 const SIGN: u32 = 0x8000_0000;
-/// Where the 15 bits below the sign are in a 32-bit float between -2⁻⁹⁵ and 2⁻⁹⁵.
+/// Where the lower 15 bits are in the 32-bit float: a scaled weight is below 2⁻⁹⁵, so the 3 highest of the exponent are 0.
 const REST: u32 = 0x0fff_e000;
 
 fn code(weight: f32) -> u16 {
-    let bits = (weight / SCALE).to_bits();
+    let bits = (weight * (1.0 / SCALE)).to_bits();
     ((bits & SIGN) >> 16 | (bits & REST) >> 13) as u16
 }
 
