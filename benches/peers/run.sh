@@ -5,7 +5,7 @@
 #     benches/peers/run.sh --music FILE...  exactly these
 #     benches/peers/run.sh                  the tracks of last time
 #
-# Needs (Debian): ffmpeg python3 python3-venv coreutils, and cargo. Everything else comes from PyPI and crates.io, at
+# Needs (Debian): ffmpeg python3 python3-venv coreutils, and cargo. Everything else comes from the Python and Rust package registries, at
 # the versions of requirements.txt and the Cargo.lock files. What it makes is kept and used again:
 #     $DEBUT_PEERS_VENV  the Python environment                           (target/peers-venv)
 #     $DEBUT_PEERS_WORK  the encoded tracks, results.jsonl, table.md      (target/peers-work)
