@@ -7,8 +7,8 @@
 //! ```
 //!
 //! Only what is heard is computed. All steps behind the numbers are linear, so that the channels of a pair are added as
-//! soon as the steps that follow are the same for both. Then mid/side stereo is twice its middle, whose side need not even be
-//! read; and of the last channel nothing behind the last line that is needed.
+//! soon as the steps that follow are the same for both. Then mid/side stereo is twice its middle, whose side need not
+//! even be read; and of the last channel nothing behind the last line that is needed.
 
 use symphonia::core::errors::{Error, Result};
 
@@ -202,7 +202,7 @@ impl Reader {
         let from_left = right_stream.intensity;
         let mid_side = mask.used.without(from_left).without(left_stream.noise).without(right_stream.noise);
         let factor = |place: usize| right_stream.gains[place] * if mask.inverts(place) { -1.0 } else { 1.0 };
-        // Both channels' noise is the same where the mask is set (section 4.6.13.6).
+        // Both channels' noise is the same where the mask is set (section 4.6.13).
         let shared = mask.used.and(left_stream.noise);
 
         let alike = common.is_some() && windows[0] == windows[1] && left_stream.filters == right_stream.filters;
@@ -257,7 +257,7 @@ impl Reader {
         Ok(())
     }
 
-    /// coupling_channel_element (section 4.4.2.1, table 4.8), which is passed over: what it adds to the channels is for
+    /// coupling_channel_element, which is passed over: what it adds to the channels is for
     /// effects, and no encoder that is around writes it.
     fn coupling(&mut self, bits: &mut Bits) -> Result<()> {
         bits.skip(4);
@@ -360,7 +360,7 @@ fn fill(bits: &mut Bits) -> Result<()> {
         bytes = 14 + bits.read(8) as usize;
     }
     if bytes > 0 {
-        // EXT_SBR_DATA and EXT_SBR_DATA_CRC (table 4.121).
+        // EXT_SBR_DATA and EXT_SBR_DATA_CRC.
         if matches!(bits.read(4), 13 | 14) {
             return Err(HE_AAC);
         }

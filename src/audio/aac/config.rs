@@ -13,7 +13,8 @@ pub(super) const HE_AAC: Error = Error::Unsupported("aac: HE-AAC (spectral band 
 pub(super) struct Config {
     /// Hz.
     pub rate: u32,
-    /// Those of the stream, and those of them that are for low frequencies only. `None` where it is left to the packets.
+    /// Those of the stream, and those of them that are for low frequencies only. `None` where it is left to the
+    /// packets.
     pub channels: Option<(usize, usize)>,
 }
 
@@ -55,7 +56,7 @@ impl Config {
         if bits.overrun() || rate == 0 {
             return Err(Error::DecodeError("aac: impossible configuration"));
         }
-        // Backward compatible signalling, section 1.6.6.1.
+        // Signalled behind the configuration, where older decoders do not look (section 1.6.5).
         if bits.left() >= 16 && bits.read(11) == 0x2b7 && matches!(object_type(&mut bits), 5 | 22) && bits.flag() {
             return Err(HE_AAC);
         }

@@ -15,8 +15,8 @@
 //!
 //! the same cosines, seen at the times `n = 2m + ½`. So a transform of half the length gives the lower half of the
 //! spectrum at half the rate; its samples lie half a source sample (11 µs at 44.1 kHz) behind every other one. The
-//! windows are seen at the same times: the sine window of half the length is that exactly, the Kaiser-Bessel derived one
-//! within 2.4e-4, and either cancels its aliases exactly.
+//! windows are seen at the same times: the sine window of half the length is that exactly, the Kaiser-Bessel derived
+//! one within 2.4e-4, and either cancels its aliases exactly.
 //!
 //! All of this is linear. Channels are added before the transform where their windows agree, and one overlap serves
 //! all.
@@ -198,8 +198,8 @@ fn bessel(x: f64) -> f64 {
     sum
 }
 
-/// The DCT-IV of `n` numbers, to which the inverse MDCT of `n` lines folds: `y(j) = scale · Σ x(k) · cos(π/n · (j + ½)(k
-/// + ½))`, by a complex FFT of `n/2`.
+/// The DCT-IV of `n` numbers, to which the inverse MDCT of `n` lines folds: `y(j) = scale · Σ x(k) · cos(π/n · (j +
+/// ½)(k + ½))`, by a complex FFT of `n/2`.
 ///
 /// With `z(k) = (x(2k) + i·x(n−1−2k)) · t(k)`, `t(k) = exp(−iπ(k + ⅛)/n)` and `Z` its FFT, `Z(j)·t(j)` is
 /// `y(2j) − i·y(n−1−2j)`.
@@ -282,8 +282,8 @@ mod tests {
         }
     }
 
-    /// The synthesis by the definition, in continuous time: the sum over frames and windows, at the time `n` in samples.
-    /// Windows are given as functions of time.
+    /// The synthesis by the definition, in continuous time: the sum over frames and windows, at the time `n` in
+    /// samples. Windows are given as functions of time.
     fn at(n: f64, frames: &[(Sequence, Vec<f32>)]) -> f64 {
         let cosines = |lines: &[f32], window: f64, n: f64| -> f64 {
             let angle = |k: usize| 2.0 * PI / window * (n + window / 4.0 + 0.5) * (k as f64 + 0.5);

@@ -12,7 +12,8 @@ use std::sync::LazyLock;
 use super::bits::Bits;
 use super::codebooks::{Codebook, SCALE_FACTORS, SPECTRUM};
 
-/// Bits looked up at first. One more or less is slower: the tables then miss the cache, or the codes the tables.
+/// Bits looked up at first. Of 9 to 12 the fastest by 1 to 5 %: smaller tables miss the longer codes, larger ones the
+/// cache.
 const FIRST: u32 = 10;
 /// Set in an entry that leads to the second table; its length is then how many bits more are looked up there.
 const LINK: u32 = 1 << 7;
@@ -117,7 +118,8 @@ impl Lookup {
 pub(super) struct Tables {
     scale_factors: Lookup,
     books: [Lookup; 11],
-    /// Four numbers of −2..2, by their index in base 5, to the power 4/3. Longer than that, so that any 10 bits index it.
+    /// Four numbers of −2..2, by their index in base 5, to the power 4/3. Longer than that, so that any 10 bits index
+    /// it.
     quads: Box<[[f32; 4]; 1024]>,
     /// Two numbers of −16..16, by their index in base 33, to the power 4/3. Longer than that, as above.
     pairs: Box<[[f32; 2]; 2048]>,
@@ -287,7 +289,7 @@ mod tests {
 
     #[test]
     fn what_is_written_by_the_definition_is_read_back_and_passed_over() {
-        // Numbers per code, and the range of them (table 4.151).
+        // Numbers per code, the largest, and whether their sign is part of the code (table 4.151).
         let shapes = [(4, 1, 1), (4, 1, 1), (4, 2, 0), (4, 2, 0), (2, 4, 1), (2, 4, 1)];
         let shapes = shapes.into_iter().chain([(2, 7, 0), (2, 7, 0), (2, 12, 0), (2, 12, 0), (2, 8191, 0)]);
         let mut state = 1;
@@ -350,7 +352,7 @@ mod tests {
     #[test]
     fn an_escape_that_never_ends_is_refused() {
         let mut values = [0.0; 64];
-        // (16, 16) in book 11 is 0000 1 in five bits? Whatever the code is, ones behind it have no end.
+        // The code of (16, 16) and two signs; then ones that do not end.
         let &(_, code, length) = &SPECTRUM[10].codes().find(|c| c.0 == 288).unwrap();
         let mut writer = Writer { bytes: vec![], at: 0 };
         writer.put(code, length);

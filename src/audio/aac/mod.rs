@@ -1,9 +1,9 @@
 //! AAC-LC (ISO/IEC 14496-3 and 13818-7) inside symphonia, for listening: one channel, the mean of all, and of the rates
 //! from 44.1 kHz on half the rate.
 //!
-//! What is heard of a track is mono at 22,050 Hz, and decoding is most of what that costs. A decoder for playing computes
-//! two channels to twice that rate, of which all is thrown away but the lower half of their mean. This one computes the
-//! lower half of their mean:
+//! What is heard of a track is mono at 22,050 Hz, and decoding is most of what that costs. A decoder for playing
+//! computes two channels to twice that rate, of which all is thrown away but the lower half of their mean. This one
+//! computes the lower half of their mean:
 //!
 //! ```text
 //!   packet ──► block ──► sums of spectra, 512 of 1024 lines ──► filterbank ──► 512 samples
@@ -14,8 +14,8 @@
 //!
 //! Time: sample `m` of a packet lies at its source frame `2m + ½`. That it is not `2m` moves the music by 11 µs.
 //!
-//! Frames that are to be trimmed are counted at the source's rate. Kept are the samples that lie among the frames that are
-//! kept: an odd count loses the half from the beginning of a packet, and not from its end.
+//! Frames that are to be trimmed are counted at the source's rate. Kept are the samples that lie among the frames that
+//! are kept: an odd count loses the half from the beginning of a packet, and not from its end.
 
 mod bits;
 mod block;
@@ -49,8 +49,8 @@ use stream::{LINES, Sequence};
 
 /// The lowest rate that is halved: half of it still holds all that is heard, up to 11,025 Hz.
 const HALVED_FROM: u32 = 44_100;
-/// Packets that are read to their end, to see whether spectral band replication follows the channels: the first ones, and
-/// then one of every so many, since recorded streams change. Where there is replication each packet has its part.
+/// Packets that are read to their end, to see whether spectral band replication follows the channels: the first ones,
+/// and then one of every so many, since recorded streams change. Where there is replication each packet has its part.
 const FIRST_WHOLE: u64 = 8;
 const WHOLE_EVERY: u64 = 64;
 

@@ -1,7 +1,7 @@
 //! What a sample rate decides: the scale factor bands and how far noise shaping reaches.
 
-/// The offsets of the bands in lines, the last being the end (ISO/IEC 14496-3, tables 4.129 to 4.147), and the number of
-/// bands that temporal noise shaping may cover (table 4.152).
+/// The offsets of the bands in lines, the last being the end (ISO/IEC 14496-3, tables 4.129 to 4.147), and the number
+/// of bands that temporal noise shaping may cover in low complexity (TNS_MAX_BANDS, section 4.6.9).
 #[derive(Debug, PartialEq)]
 pub(super) struct Rate {
     /// Rates from this one on, in Hz, use the tables of the nominal one (table 4.82).

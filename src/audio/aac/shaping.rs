@@ -97,7 +97,8 @@ pub(super) fn shape(filters: &[Filter], kept: usize, lines: &mut [f32; LINES]) {
 }
 
 fn run<'a>(a: &[f32], lines: impl Iterator<Item = &'a mut f32>) {
-    // The last outputs, twice, so that they lie in a row wherever the ring begins: `past[at..at + order]`, latest first.
+    // The last outputs, twice, so that they lie in a row wherever the ring begins: `past[at..at + order]`, latest
+    // first.
     let order = a.len();
     let mut past = [0.0f32; 2 * ORDER];
     let mut at = 0;

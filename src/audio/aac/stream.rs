@@ -1,4 +1,5 @@
-//! One channel of a packet: its windows, bands, scale factors and spectrum (ISO/IEC 14496-3, sections 4.4.2.7, 4.5.2.3).
+//! One channel of a packet: its windows, bands, scale factors and spectrum (ISO/IEC 14496-3, sections 4.4.2.7,
+//! 4.5.2.3).
 
 use std::ops::Range;
 
@@ -17,7 +18,7 @@ pub(super) const SHORT_LINES: usize = 128;
 /// Room for the bands of all groups: 8 of up to 15, or one of up to 51.
 const BANDS: usize = 128;
 
-/// Codebooks that are not of a spectrum (table 4.150).
+/// Codebooks that are not of a spectrum (section 4.6.3).
 const ZERO: u8 = 0;
 const RESERVED: u8 = 12;
 const NOISE: u8 = 13;
@@ -218,8 +219,8 @@ pub(super) struct Stream {
     pub noise: Bands,
     /// Bands made from the left channel's.
     pub intensity: Bands,
-    /// What the numbers of a band are multiplied by; of intensity stereo what the left channel is (without the sign that
-    /// the mask gives); of noise the root of the energy in each window.
+    /// What the numbers of a band are multiplied by; of intensity stereo what the left channel is (without the sign
+    /// that the mask gives); of noise the root of the energy in each window.
     pub gains: [f32; BANDS],
     pub filters: Vec<Filter>,
     /// Lines and what is added to their magnitudes.
@@ -334,7 +335,7 @@ impl Stream {
         Ok(())
     }
 
-    /// pulse_data (section 4.6.5).
+    /// pulse_data.
     fn read_pulses(&mut self, bits: &mut Bits, layout: &Layout) -> Result<()> {
         if layout.is_short() {
             return Err(Error::DecodeError("aac: pulses in short windows"));
@@ -357,9 +358,9 @@ impl Stream {
         Bands::ALL.without(self.coded).without(self.noise).without(self.intensity)
     }
 
-    /// spectral_data: the lines of the bands that are `wanted`, and zeros in place of their noise and above all bands. The
-    /// other lines are left as they were. Of the last channel that is of interest what follows the last number wanted
-    /// `may_end`, and is not passed over.
+    /// spectral_data: the lines of the bands that are `wanted`, and zeros in place of their noise and above all bands.
+    /// The other lines are left as they were. Of the last channel that is of interest what follows the last number
+    /// wanted `may_end`, and is not passed over.
     pub fn spectrum(
         &self,
         bits: &mut Bits,
@@ -421,7 +422,7 @@ impl Stream {
             let Some((place, _)) = found else { continue };
             let gain = self.gains[place];
             let magnitude = (lines[line].abs() / gain).powf(0.75).round() as usize;
-            // A zero counts as negative (section 4.6.5.3: only what is above zero is increased).
+            // A zero counts as negative (section 4.6.3.3: what is above zero is increased, all else decreased).
             let sign = if lines[line] > 0.0 { 1.0 } else { -1.0 };
             lines[line] = sign * gain * TABLES.power(magnitude + height as usize);
         }

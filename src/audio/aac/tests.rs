@@ -70,8 +70,8 @@ fn agreement(wanted: &[f32], found: &[f32]) -> f64 {
 
 #[test]
 fn at_the_full_rate_it_is_the_mean_of_the_channels() {
-    // 135 dB are the rounding of single precision. Long windows of both shapes; and short ones in one channel or in both,
-    // with noise shaping, mid/side and intensity stereo.
+    // 135 dB are the rounding of single precision. Long windows of both shapes; and short ones in one channel or in
+    // both, with noise shaping, mid/side and intensity stereo.
     for name in ["sweep.m4a", "steps.aac", "aac-bursts-32k.m4a"] {
         let ((wanted, rate), (found, same_rate)) = (theirs(name), heard(name));
         assert_eq!(rate, same_rate);
@@ -97,7 +97,8 @@ fn differences(name: &str) -> (f32, f32, f32) {
 
 #[test]
 fn at_half_the_rate_it_is_what_decoding_and_resampling_give() {
-    // Found are 0.012, 4e-4, 4e-4 and 0.005, 5e-4, 6e-4. Without the shaped upper end the last would be three times that.
+    // Found are 0.012, 4e-4, 4e-4 and 0.005, 5e-4, 6e-4. Without the shaped upper end the last would be three times
+    // that.
     for name in ["steps.m4a", "aac-bursts.m4a"] {
         let (largest, mean, all) = differences(name);
         assert!(largest < 0.03 && mean < 1e-3 && all < 1.2e-3, "{name}: {largest}, {mean}, {all}");
@@ -121,7 +122,8 @@ fn of_5_1_the_channels_that_are_not_for_low_frequencies_are_heard() {
     assert_eq!(decoder.codec_params().channels.as_ref().unwrap().count(), 6);
     let (found, rate) = decoded(decoder.as_mut(), &packets);
     assert_eq!(rate, 24_000);
-    // The same tone at 1, 0.8, 0.6, 0.4 and 0.2 of its height, which is 0.6 in the mean. The encoder's delay is a frame.
+    // The same tone at 1, 0.8, 0.6, 0.4 and 0.2 of its height, which is 0.6 in the mean. The encoder's delay is a
+    // frame.
     let tone = |i: usize| {
         let t = i as f32 / 24_000.0;
         0.6 * 0.5 * (std::f32::consts::TAU * if t < 0.5 { 500.0 } else { 1500.0 } * t).sin()
@@ -197,7 +199,7 @@ fn fill_elements_of_any_length_are_passed_over() {
     let (params, packets) = packets("sweep.m4a");
     let channels: String = packets[3].data.iter().map(|byte| format!("{byte:08b}")).collect();
     let (mut plain, mut padded) = (ours(&params), ours(&params));
-    // Up to 14 bytes in 4 bits; from 15 on the second number is one more than what is beyond (section 4.4.2.7).
+    // Up to 14 bytes in 4 bits; from 15 on a second number says how many beyond 14.
     for bytes in [0, 1, 14, 15, 16, 269] {
         let count = if bytes < 15 { format!("{bytes:04b}") } else { format!("1111{:08b}", bytes - 14) };
         let fill = format!("110{count}{}", "00000000".repeat(bytes));
