@@ -7,7 +7,7 @@ mod common;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
-use std::io::Write;
+use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -167,6 +167,31 @@ fn two_workers_stay_small_whatever_the_headers_claim() {
     if cfg!(target_os = "linux") {
         assert!(report["timings"]["peak_memory_mb"].as_u64().unwrap() < 512, "{report}");
     }
+}
+
+/// A music file behind four ID3v2.4 tags, each with a picture of 256 MB; the pictures are holes in the file.
+#[test]
+fn a_gigabyte_of_cover_art_is_passed_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let music = fs::read(data("sweep.mp3")).unwrap();
+    let path = dir.path().join("art.mp3");
+    let mut file = fs::File::create(&path).unwrap();
+    // The largest size that fits: four times seven bits.
+    let (size, largest) = ((1u64 << 28) - 1, [0x7f; 4]);
+    for i in 0..4 {
+        file.seek(SeekFrom::Start(i * (10 + size))).unwrap();
+        file.write_all(&[b"ID3\x04\0\0".as_slice(), &largest, b"APIC", &largest, b"\0\0\0image/png\0\x03\0"].concat())
+            .unwrap();
+    }
+    file.seek(SeekFrom::Start(4 * (10 + size))).unwrap();
+    file.write_all(&music).unwrap();
+    drop(file);
+    let embed = |name: &str| {
+        let report = &json(dir.path(), 0, &["embed", name, "--out", "v.npy", "--timings", "--json"])[0];
+        assert!(!cfg!(target_os = "linux") || report["timings"]["peak_memory_mb"].as_u64().unwrap() < 256, "{report}");
+        Array2::<f32>::read_npy(fs::File::open(dir.path().join("v.npy")).unwrap()).unwrap()
+    };
+    assert_eq!(embed("art.mp3"), embed(data("sweep.mp3").to_str().unwrap()));
 }
 
 #[test]

@@ -37,6 +37,9 @@ impl Deadline {
 /// to what symphonia reads.
 pub(super) struct Source {
     file: File,
+    /// Where what symphonia is to see begins in the file.
+    start: u64,
+    /// From `start` on.
     position: u64,
     length: u64,
     deadline: Deadline,
@@ -57,15 +60,41 @@ impl Source {
             return Err(Error::decode(path, "empty file"));
         }
         let mut file = File::open(path).map_err(Error::io(path))?;
-        let bent = bend(&mut file, found.len());
-        file.rewind().map_err(Error::io(path))?;
-        Ok(Source { file, position: 0, length: found.len(), deadline, bent })
+        let tags = end_of_tags(&mut file).map_err(Error::io(path))?;
+        let start = if tags > MAX_TAGS { tags } else { 0 };
+        let length = found.len().saturating_sub(start);
+        let bent = if start == 0 { bend(&mut file, length) } else { None };
+        file.seek(SeekFrom::Start(start)).map_err(Error::io(path))?;
+        Ok(Source { file, start, position: 0, length, deadline, bent })
     }
+}
+
+/// Bytes of ID3v2 tags ahead of the music that symphonia, which reads them whole, may see. Larger ones hold pictures, of
+/// up to 256 MB each; they are passed over, and their words with them.
+const MAX_TAGS: u64 = 16 << 20;
+
+/// Where the ID3v2 tags (ID3v2.4 structure, section 3.1) that begin the file end; 0 where there are none.
+fn end_of_tags(file: &mut File) -> io::Result<u64> {
+    let mut at = 0;
+    // A few may follow one another; a file of nothing but tags is refused elsewhere.
+    for _ in 0..16 {
+        file.seek(SeekFrom::Start(at))?;
+        let mut head = [0; 10];
+        if file.read(&mut head)? < head.len() {
+            break;
+        }
+        let [b'I', b'D', b'3', _, _, flags, size @ ..] = head else { break };
+        let size = size.iter().fold(0, |size, &b| size << 7 | u64::from(b & 0x7f));
+        // A footer is ten bytes more.
+        at += 10 + size + if flags & 0x10 == 0 { 0 } else { 10 };
+    }
+    Ok(at)
 }
 
 /// What a header must say for symphonia to read the file.
 fn bend(file: &mut File, length: u64) -> Option<(u64, Vec<u8>)> {
     let mut start = [0; 12];
+    file.rewind().ok()?;
     file.read_exact(&mut start).ok()?;
     match &start {
         // RF64 is RIFF with 64-bit sizes. Where the size is said to be unknown the chunks go on to the end of the file,
@@ -132,7 +161,13 @@ impl Read for Source {
 impl Seek for Source {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
         self.deadline.check()?;
-        self.position = self.file.seek(to)?;
+        let to = match to {
+            SeekFrom::Start(at) => SeekFrom::Start(self.start.saturating_add(at)),
+            other => other,
+        };
+        // Before the start there is nothing, as before the first byte of a file.
+        let reached = self.file.seek(to)?.checked_sub(self.start);
+        self.position = reached.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
         Ok(self.position)
     }
 }
@@ -151,31 +186,16 @@ impl MediaSource for Source {
 /// from its first bitrates. Looks for the header in the first frame behind the ID3v2 tags.
 pub(super) fn mpeg_without_length(path: &Path) -> Result<bool> {
     let mut file = File::open(path).map_err(Error::io(path))?;
-    let mut at = 0u64;
-    let mut head = [0u8; 2048];
-    // A few tags may follow one another; a file of nothing but tags is refused elsewhere.
-    for _ in 0..16 {
-        file.seek(SeekFrom::Start(at)).map_err(Error::io(path))?;
-        let mut n = 0;
-        while n < head.len() {
-            match file.read(&mut head[n..]).map_err(Error::io(path))? {
-                0 => break,
-                more => n += more,
-            }
+    let at = end_of_tags(&mut file).map_err(Error::io(path))?;
+    file.seek(SeekFrom::Start(at)).map_err(Error::io(path))?;
+    let mut found = Vec::with_capacity(2048);
+    file.take(2048).read_to_end(&mut found).map_err(Error::io(path))?;
+    Ok(match found[..] {
+        [0xff, second, ..] if second & 0xe0 == 0xe0 => {
+            let has = |name: &[u8]| found.windows(4).any(|w| w == name);
+            !(has(b"Xing") || has(b"Info") || has(b"VBRI"))
         }
-        let found = &head[..n];
-        match found {
-            [b'I', b'D', b'3', _, _, _, s0, s1, s2, s3, ..] => {
-                let size = [s0, s1, s2, s3].iter().fold(0u64, |size, &&b| size << 7 | u64::from(b & 0x7f));
-                at += 10 + size;
-            }
-            [0xff, second, ..] if second & 0xe0 == 0xe0 => {
-                let has = |name: &[u8]| found.windows(4).any(|w| w == name);
-                return Ok(!(has(b"Xing") || has(b"Info") || has(b"VBRI")));
-            }
-            // Junk ahead of the first frame: not a tidy stream, so its length is not believed either.
-            _ => break,
-        }
-    }
-    Ok(path.extension().is_some_and(|e| e.eq_ignore_ascii_case("mp3")))
+        // Junk ahead of the first frame: not a tidy stream, so its length is not believed either.
+        _ => path.extension().is_some_and(|e| e.eq_ignore_ascii_case("mp3")),
+    })
 }
