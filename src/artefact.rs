@@ -84,8 +84,17 @@ pub fn write_toml(path: &Path, value: &impl Serialize) -> Result<()> {
 /// # Errors
 /// `Io`, or `Format` with the line and the field that did not fit.
 pub fn read_toml<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let text = fs::read_to_string(path).map_err(Error::io(path))?;
+    let bytes = fs::read(path).map_err(Error::io(path))?;
+    let text = String::from_utf8(bytes).map_err(|e| Error::format(path, "text in UTF-8", e))?;
     toml::from_str(&text).map_err(|e| Error::format(path, std::any::type_name::<T>(), e))
+}
+
+#[test]
+fn toml_that_is_not_text_is_an_error_of_format() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.toml");
+    fs::write(&path, b"name = \"\xff\"").unwrap();
+    assert!(matches!(read_toml::<toml::Table>(&path), Err(Error::Format { .. })));
 }
 
 /// The BLAKE3 hash of a whole file, as 64 hexadecimal digits.

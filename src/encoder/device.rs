@@ -7,7 +7,7 @@
 //! | `wgpu` | `--features wgpu` | an adapter for Vulkan, Metal or Direct3D 12, whichever wgpu prefers there |
 //! | `cuda` | `--features cuda` | an NVIDIA driver and the CUDA toolkit's NVRTC and headers; **not tested** |
 //!
-//! burn's `cuda` cannot be built without access to the Internet: a build script downloads LLVM.
+//! Neither has run on a card yet. burn's `cuda` cannot be built without access to the Internet: a build script downloads LLVM.
 
 use std::fmt;
 use std::str::FromStr;
