@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 pub mod cache;
 pub mod decode;
 pub mod mel;
+pub mod mp3;
 pub mod opus;
 pub mod resample;
 mod source;

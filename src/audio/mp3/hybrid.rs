@@ -114,9 +114,9 @@ impl<const B: usize> Hybrid<B> {
             for half in 0..2 {
                 // Samples 9·half + 9.. of 36, nine sums at a time.
                 let mut y = [simd.splat_f32s(0.0); 9];
-                for k in 0..SLOTS {
+                for (k, &x) in x.iter().enumerate() {
                     for (j, y) in y.iter_mut().enumerate() {
-                        *y = simd.mul_add_e_f32s(simd.splat_f32s(tables.long[9 * half + j][k]), x[k], *y);
+                        *y = simd.mul_add_e_f32s(simd.splat_f32s(tables.long[9 * half + j][k]), x, *y);
                     }
                 }
                 for (j, &y) in y.iter().enumerate() {

@@ -209,7 +209,7 @@ struct Writer {
 impl Writer {
     fn put(&mut self, n: u32, value: u64) -> u64 {
         for i in (0..n).rev() {
-            if self.length % 8 == 0 {
+            if self.length.is_multiple_of(8) {
                 self.bytes.push(0);
             }
             if let Some(last) = self.bytes.last_mut() {
