@@ -114,8 +114,8 @@ impl Side {
             for i in band..band + usize::from(group.count) {
                 if !group.shared {
                     scale.factor[i] = bits.take(u32::from(group.bits)) as u8;
-                    // The highest number that fits is no position (ISO 13818-3, 2.4.3.2); without bits there is
-                    // nothing to tell it by.
+                    // The highest number that fits is no position (ISO 13818-3, 2.4.3.2; encoders spend a bit more to
+                    // avoid it, though some decoders know only 7 or 31); without bits there is nothing to tell it by.
                     scale.highest[i] = if header.low { (1u16 << group.bits).saturating_sub(1) as u8 } else { 7 };
                 }
             }
