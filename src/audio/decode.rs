@@ -253,7 +253,7 @@ impl Listener {
         let seconds = length as f64 / f64::from(self.to);
         self.seconds = Some(seconds);
         if seconds < MIN_SECONDS {
-            return Err(self.reader.refuse(match &self.reader.first_error {
+            return Err(self.reader.refuse_content(match &self.reader.first_error {
                 Some(reason) => format!("only {seconds:.2} s could be decoded, expected at least 1 s: {reason}"),
                 None => format!("{seconds:.2} s long, expected at least 1 s"),
             }));
@@ -275,7 +275,9 @@ impl Listener {
         }
         let reason = self.reader.first_error.as_deref().unwrap_or("the packets end early");
         let percent = 100.0 * lost;
-        Err(self.reader.refuse(format!("{percent:.0} % of the excerpt at {start:.1} s cannot be decoded: {reason}")))
+        Err(self
+            .reader
+            .refuse_content(format!("{percent:.0} % of the excerpt at {start:.1} s cannot be decoded: {reason}")))
     }
 
     /// The true length, by walking all packets without decoding them.
@@ -383,6 +385,8 @@ struct Reader {
     /// No packet has been read since the file was opened.
     fresh: bool,
     first_error: Option<String>,
+    /// What a packet turned out to be that its header did not tell, as HE-AAC may.
+    unsupported: Option<&'static str>,
 }
 
 impl Reader {
@@ -433,6 +437,7 @@ impl Reader {
             format,
             fresh: true,
             first_error: None,
+            unsupported: None,
         })
     }
 
@@ -440,11 +445,20 @@ impl Reader {
         Error::decode(&self.path, reason)
     }
 
+    /// What cannot be heard: by its kind, if a packet told that, else by damage.
+    fn refuse_content(&self, damage: String) -> Error {
+        match self.unsupported {
+            Some(what) => Error::unsupported(&self.path, "a codec that we decode", what),
+            None => self.refuse(damage),
+        }
+    }
+
     /// Opens the file again, at its beginning.
     fn reopen(&mut self) -> Result<()> {
         let again = Reader::open(&self.path, self.to, self.deadline)?;
         let (rate, source_rate, first_error) = (self.rate, self.source_rate, self.first_error.take());
-        *self = Reader { rate, source_rate, first_error, channels: self.channels, ..again };
+        let (channels, unsupported) = (self.channels, self.unsupported);
+        *self = Reader { rate, source_rate, first_error, channels, unsupported, ..again };
         Ok(())
     }
 
@@ -458,7 +472,9 @@ impl Reader {
 
     /// Where the frames of a packet that are to be heard begin.
     fn position(&self, packet: &Packet) -> i64 {
-        self.frames(packet.pts.get()) + self.frames(packet.trim_start.get().min(i64::MAX as u64) as i64) - self.origin
+        let trimmed = packet.trim_start.get().min(i64::MAX as u64) as i64;
+        // Added before they are rounded: halves of two odd numbers would be rounded twice.
+        self.frames(packet.pts.get().saturating_add(trimmed)) - self.origin
     }
 
     /// The next packet of our track; `None` at the end, or where the rest is lost.
@@ -602,6 +618,9 @@ impl Reader {
                     }
                     // What fails ahead of the excerpt only lacked its predecessors.
                     if position + length > from {
+                        if let SymphoniaError::Unsupported(what) = e {
+                            self.unsupported = Some(what);
+                        }
                         let reason = e.to_string();
                         self.note(reason);
                     }

@@ -61,7 +61,7 @@ impl Codes {
         }
         let fours_b: Vec<u16> = (0..16).map(|word| 0x400 | (15 - word)).collect();
         let values = std::array::from_fn(|i| std::array::from_fn(|k| [0.0, 1.0, -1.0][i / [27, 9, 3, 1][k] % 3]));
-        let power = Box::new(std::array::from_fn(|i| (i as f64).powf(4.0 / 3.0) as f32));
+        let power = Box::new(std::array::from_fn(|i| (i as f64 * (i as f64).cbrt()) as f32));
         Codes { books, fours: [fours_table(&FOURS), fours_table(&fours_b)], values, power }
     }
 
@@ -97,35 +97,38 @@ impl Book {
         let index_bits = coded.iter().map(|w| w.0).max().unwrap_or(0).min(FIRST);
         let mut first = Vec::with_capacity(1 << index_bits);
         let mut rest = Vec::new();
-        for index in 0..1u32 << index_bits {
-            // The words that begin with these bits, or the one that these bits begin with.
-            let meant = |&&(length, word, _): &&(u32, u32, u16)| {
-                let common = length.min(index_bits);
-                word >> (length - common) == index >> (index_bits - common)
-            };
-            let longest = coded.iter().filter(meant).map(|w| w.0).max().unwrap_or(0);
-            let (length, _, entry) = *coded.iter().find(meant).expect("a book is complete");
-            let pair = u32::from(entry & 255);
-            let (x, y) = (pair >> 4, pair & 15);
-            if longest <= index_bits && !(extended && x.max(y) == 15) {
+        // Words in the order of their bits fill the tables from the beginning to the end.
+        for same in coded.chunk_by(|a, b| index(a, index_bits) == index(b, index_bits)) {
+            let longest = same.iter().map(|w| w.0).max().unwrap_or(0);
+            if longest <= index_bits {
+                // A word of its own, or several times in the table.
+                let (length, _, entry) = same[0];
+                let pair = u32::from(entry & 255);
+                let (x, y) = (pair >> 4, pair & 15);
                 let y_sign = length + u32::from(x > 0);
                 let all = y_sign + u32::from(y > 0);
-                first.push(pair << 24 | y_sign << 16 | length << 8 | all);
-                continue;
-            }
-            // All words that begin with these bits, by the bits that follow.
-            let more = longest.saturating_sub(index_bits);
-            first.push((rest.len() as u32) << 16 | more << 8);
-            for tail in 0..1u32 << more {
-                let bits = index << more | tail;
-                let starts = |&&(length, word, _): &&(u32, u32, u16)| {
-                    length <= index_bits + more && bits >> (index_bits + more - length) == word
+                let slot = if extended && x.max(y) == 15 {
+                    rest.push(entry);
+                    (rest.len() as u32 - 1) << 16
+                } else {
+                    pair << 24 | y_sign << 16 | length << 8 | all
                 };
-                rest.push(coded.iter().find(starts).expect("a book is complete").2);
+                first.resize(first.len() + (1 << (index_bits - length)), slot);
+            } else {
+                let more = longest - index_bits;
+                first.push((rest.len() as u32) << 16 | more << 8);
+                for &(length, _, entry) in same {
+                    rest.resize(rest.len() + (1 << (longest - length)), entry);
+                }
             }
         }
         Book { index_bits, first, rest }
     }
+}
+
+/// The first entry of the first look-up that a word belongs to.
+fn index(&(length, word, _): &(u32, u32, u16), index_bits: u32) -> u32 {
+    if length > index_bits { word >> (length - index_bits) } else { word << (index_bits - length) }
 }
 
 /// By the next bits: how many of them code four lines with their signs, and which of the 81 fours it is.
@@ -246,4 +249,89 @@ fn read_long<'a>(mut bits: Bits<'a>, codes: &Codes, book: &Book, entry: Entry, e
         if negative { -value } else { value }
     });
     (pair, bits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::bands::Block;
+    use super::*;
+
+    #[test]
+    fn books_are_complete() {
+        for (table, book) in BOOKS.into_iter().chain([(32, FOURS.as_slice())]) {
+            let shares: u64 = book.iter().map(|w| 1u64 << (32 - (w >> 8))).sum();
+            assert_eq!(shares, 1 << 32, "table {table}");
+            let mut pairs: Vec<u16> = book.iter().map(|w| w & 255).collect();
+            pairs.sort_unstable();
+            pairs.dedup();
+            assert_eq!(pairs.len(), book.len(), "table {table}");
+        }
+    }
+
+    /// Bits as text; long, but plain.
+    fn bytes(text: &str) -> Vec<u8> {
+        let bits: Vec<u8> = text.bytes().map(|c| c - b'0').collect();
+        bits.chunks(8).map(|c| c.iter().enumerate().fold(0, |byte, (i, bit)| byte | bit << (7 - i))).collect()
+    }
+
+    #[test]
+    fn every_word_of_every_table_is_read_with_its_signs_and_extra_bits() {
+        for table in (1..32u8).filter(|t| ![4, 14].contains(t)) {
+            let book = BOOKS.iter().rev().find(|b| b.0 <= usize::from(table)).unwrap().1;
+            let extra = if table < 16 { 0 } else { LINBITS[usize::from(table) - 16] };
+            let coded = words(book.iter().map(|&w| u32::from(w >> 8)));
+            let all: Vec<((u32, u32), u16)> = coded.zip(book.iter().copied()).collect();
+            for (part, words) in all.chunks(100).enumerate() {
+                let mut text = String::new();
+                let mut expected = Vec::new();
+                for (i, &((length, word), entry)) in words.iter().enumerate() {
+                    text += &format!("{word:0length$b}", length = length as usize);
+                    for (k, number) in [entry >> 4 & 15, entry & 15].into_iter().enumerate() {
+                        let more = if number == 15 { (i * 37 + k) % (1 << extra) } else { 0 };
+                        if number == 15 && extra > 0 {
+                            text += &format!("{more:0extra$b}", extra = extra as usize);
+                        }
+                        let negative = (i + k) % 3 == 0;
+                        if number > 0 {
+                            text += if negative { "1" } else { "0" };
+                        }
+                        let value = (f64::from(number) + more as f64).powf(4.0 / 3.0);
+                        expected.push(if negative { -value } else { value });
+                    }
+                }
+                let channel = Channel {
+                    pairs_end: expected.len(),
+                    tables: [table; 3],
+                    regions: [2, 30],
+                    ..Channel::of(Block::Long)
+                };
+                let data = bytes(&text);
+                let mut lines = [7.0; LINES + 8];
+                let filled = read(&mut Bits::new(&data, 0), &channel, text.len(), LINES, &mut lines);
+                assert_eq!(filled, expected.len(), "table {table}, part {part}");
+                for (i, (found, expected)) in lines.iter().zip(expected.into_iter().chain([0.0; 8])).enumerate() {
+                    assert!((f64::from(*found) - expected).abs() <= 1e-6 * expected.abs(), "table {table}, line {i}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn fours_are_read_to_the_end_and_one_beyond_it_is_dropped() {
+        for (fours, word, length) in [(0, "000001", 6), (1, "0000", 4)] {
+            // All four of them one, with signs + − − +.
+            let text = format!("{word}0110").repeat(3);
+            let data = bytes(&(text + "1111111111111111"));
+            let channel = Channel { fours, ..Channel::of(Block::Long) };
+            for end in [3 * (length + 4), 3 * (length + 4) - 1] {
+                let mut lines = [7.0; LINES + 8];
+                let filled = read(&mut Bits::new(&data, 0), &channel, end, LINES, &mut lines);
+                assert_eq!(filled, if end % 2 == 0 { 12 } else { 8 });
+                for i in 0..LINES {
+                    let expected = if i < filled { [1.0, -1.0, -1.0, 1.0][i % 4] } else { 0.0 };
+                    assert_eq!(lines[i], expected, "line {i} of table {fours}");
+                }
+            }
+        }
+    }
 }

@@ -86,8 +86,8 @@ const FADE: [f32; 8] = [0.969_846_3, 0.883_022_2, 0.75, 0.586_824_1, 0.413_175_9
 /// The edge of the band when 44.1 kHz is halved. The filter bank does not end at 11,025 Hz but over the width of a
 /// subband, and what lies above would fold back. A resampler from the full rate (see [`super::super::resample`]) fades
 /// out around that frequency; fading the lines out likewise gives the highest band of the spectrogram the same power
-/// (its logarithm is 0.0005 less on average over ten pieces of music; without, it is 0.03 more). All other bands hardly
-/// notice.
+/// (its logarithm is 0.0005 less on average over white noise and ten encodings of five tracks, by which the edge was
+/// also chosen; without, it is 0.03 more). All other bands hardly notice.
 pub fn fade(lines: &mut Lines) {
     let (faded, rest) = lines[FADE_FIRST..].split_at_mut(FADE.len());
     faded.iter_mut().zip(FADE).for_each(|(line, factor)| *line *= factor);

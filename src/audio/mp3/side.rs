@@ -8,23 +8,10 @@ use super::header::Header;
 pub const BANDS: usize = 39;
 
 /// Bits of the scale factors of MPEG-1: of the lower and of the upper bands (2.4.2.7, scalefac_compress).
+#[rustfmt::skip]
 const SCALE_BITS: [(u8, u8); 16] = [
-    (0, 0),
-    (0, 1),
-    (0, 2),
-    (0, 3),
-    (3, 0),
-    (1, 1),
-    (1, 2),
-    (1, 3),
-    (2, 1),
-    (2, 2),
-    (2, 3),
-    (3, 1),
-    (3, 2),
-    (3, 3),
-    (4, 2),
-    (4, 3),
+    (0, 0), (0, 1), (0, 2), (0, 3), (3, 0), (1, 1), (1, 2), (1, 3),
+    (2, 1), (2, 2), (2, 3), (3, 1), (3, 2), (3, 3), (4, 2), (4, 3),
 ];
 
 /// What is said about one channel of one granule.
@@ -35,7 +22,8 @@ pub struct Channel {
     /// Lines that are coded in pairs; the ones behind are coded in fours, or zero.
     pub pairs_end: usize,
     pub global_gain: u8,
-    scale_compress: usize,
+    /// How many bits the scale factors have; other numbers at the low rates.
+    pub scale_compress: usize,
     pub block: Block,
     /// Code tables of the three regions.
     pub tables: [u8; 3],
@@ -79,7 +67,7 @@ impl Side {
                 *groups = std::array::from_fn(|_| bits.flag());
             }
         }
-        let mut channels = [[Channel::silent(); 2]; 2];
+        let mut channels = [[Channel::of(Block::Long); 2]; 2];
         for granule in &mut channels[..header.granules()] {
             for (i, channel) in granule[..header.channels].iter_mut().enumerate() {
                 *channel = Channel::parse(header, i, &mut bits)?;
@@ -126,8 +114,8 @@ impl Side {
             for i in band..band + usize::from(group.count) {
                 if !group.shared {
                     scale.factor[i] = bits.take(u32::from(group.bits)) as u8;
-                    // The highest number that fits is no position (ISO 13818-3, 2.4.3.2); without bits there is
-                    // nothing to tell it by.
+                    // The highest number that fits is no position (ISO 13818-3, 2.4.3.2; encoders spend a bit more to
+                    // avoid it, though some decoders know only 7 or 31); without bits there is nothing to tell it by.
                     scale.highest[i] = if header.low { (1u16 << group.bits).saturating_sub(1) as u8 } else { 7 };
                 }
             }
@@ -206,13 +194,14 @@ fn low_groups(compress: usize, block: Block, position: bool) -> [Group; 4] {
 }
 
 impl Channel {
-    fn silent() -> Channel {
+    /// Without any bits.
+    pub fn of(block: Block) -> Channel {
         Channel {
             length: 0,
             pairs_end: 0,
             global_gain: 0,
             scale_compress: 0,
-            block: Block::Long,
+            block,
             tables: [0; 3],
             window_gain: [0; 3],
             regions: [0; 2],
