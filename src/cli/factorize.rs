@@ -9,7 +9,7 @@ use super::{Context, count, print_json, print_line, progress};
 use crate::artefact::write_toml;
 use crate::error::Result;
 use crate::eval::hold_out;
-use crate::events::{ConfidenceConfig, Interactions, InteractionsBuilder, read_events};
+use crate::events::{ConfidenceConfig, Event, Interactions, InteractionsBuilder, read_events};
 use crate::factors::fit;
 
 const EXAMPLES: &str = "\
@@ -85,14 +85,20 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
 /// Reads events into a matrix, and says on standard error which rows were left out and why; returns how many.
 pub fn read_interactions(path: &Path, config: &ConfidenceConfig) -> Result<(Interactions, u64)> {
     let mut builder = InteractionsBuilder::new(config, None)?;
+    let left_out = read_reported(path, &mut |event| builder.push(&event))?;
+    Ok((builder.finish()?, left_out))
+}
+
+/// Reads events one by one, and says on standard error which rows were left out and why; returns how many.
+pub fn read_reported(path: &Path, take: &mut dyn FnMut(Event) -> Result<()>) -> Result<u64> {
     let bar = progress(0, "reading events");
     let report = read_events(path, &mut |event| {
         bar.inc(1);
-        builder.push(&event)
+        take(event)
     })?;
     bar.finish_and_clear();
     for (reason, bad) in &report.bad {
         tracing::warn!("{} left out: {reason}: {}", count(bad.count, "row"), bad.examples.join("; "));
     }
-    Ok((builder.finish()?, report.bad_rows()))
+    Ok(report.bad_rows())
 }

@@ -5,6 +5,7 @@ mod check;
 mod demo;
 mod embed;
 mod evaluate;
+mod evaluate_factors;
 mod factorize;
 mod failures;
 mod handover;
@@ -83,7 +84,7 @@ enum Verb {
     Factorize(factorize::Args),
     /// Trains the network to predict factors from sound.
     Train(train::Args),
-    /// Scores a model on tracks that were held out, beside baselines and the ceiling.
+    /// Scores a model on tracks that were held out, beside baselines and the ceiling; or factors, on what listeners meet next.
     Evaluate(evaluate::Args),
     /// Puts new tracks into the catalogue.
     Ingest(ingest::Args),
