@@ -82,21 +82,23 @@ struct Method {
 pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     let config = &context.config;
     let (parts, left_out) = split(&args, config)?;
+    let mut task = RankingTask::new(parts.train, &parts.held_out)?;
+    if let Some(users) = args.users {
+        task = task.sample(users, config.als.seed);
+    }
+    // Popularity first, so that what cannot be ranked is said before the fit and not after it.
+    let bar = progress(task.users.len() as u64, "ranking by popularity");
+    let popularity = task.score_popularity(&args.k, &|listeners| bar.inc(listeners as u64))?;
+    bar.finish_and_clear();
     let bar = progress(config.als.iterations as u64, "factorizing");
-    let factors = fit(&parts.train, &config.als, &mut |_, loss| {
+    let factors = fit(&task.train, &config.als, &mut |_, loss| {
         bar.inc(1);
         bar.set_message(format!("loss {loss:.6e}"));
         ControlFlow::Continue(())
     })?;
     bar.finish_and_clear();
-    let mut task = RankingTask::new(parts.train, &parts.held_out)?;
-    if let Some(users) = args.users {
-        task = task.sample(users, config.als.seed);
-    }
-    let bar = progress(2 * task.users.len() as u64, "ranking");
-    let tick = |listeners: usize| bar.inc(listeners as u64);
-    let popularity = task.score_popularity(&args.k, &tick)?;
-    let als = task.score_factors(&factors, &args.k, &tick)?;
+    let bar = progress(task.users.len() as u64, "ranking by factors");
+    let als = task.score_factors(&factors, &args.k, &|listeners| bar.inc(listeners as u64))?;
     bar.finish_and_clear();
     let lines = [("popularity", popularity), ("als", als)].map(|(method, scores)| Method {
         method,
