@@ -1,5 +1,6 @@
 //! The shared space: a vector for every listener and every track, from who listened to what.
 
+mod align;
 mod als;
 mod fold_in;
 
@@ -11,6 +12,7 @@ use ndarray::{Array, Array2, ArrayView, ArrayView1, ArrayView2, Dimension, Ix1, 
 use ndarray_npy::{ViewNpyExt, WriteNpyExt};
 use serde::{Deserialize, Serialize};
 
+pub use align::{Drift, procrustes};
 pub use als::fit;
 pub use fold_in::FoldIn;
 
