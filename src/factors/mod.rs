@@ -2,6 +2,7 @@
 
 mod align;
 mod als;
+mod exchange;
 mod fold_in;
 
 use std::fs::File;
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 pub use align::{Drift, procrustes};
 pub use als::fit;
+pub use exchange::{Format, Names};
 pub use fold_in::FoldIn;
 
 use crate::artefact::{SpaceId, atomic_write, file_hash, read_toml, write_toml};
