@@ -10,7 +10,7 @@ use super::{Context, count, cpu_seconds, print_json, print_line, progress};
 use crate::artefact::write_toml;
 use crate::error::Result;
 use crate::eval::hold_out;
-use crate::events::{ConfidenceConfig, Interactions, InteractionsBuilder, read_events};
+use crate::events::{ConfidenceConfig, Event, Interactions, InteractionsBuilder, read_events};
 use crate::factors::{Checkpoint, Factors, Start, fit_from, run_id};
 
 const EXAMPLES: &str = "\
@@ -40,8 +40,9 @@ pub struct Args {
     #[arg(long, value_name = "SHARE")]
     hold_out: Option<f64>,
 
-    /// Start from these factors, as far as listeners and tracks are the same: for a day's new events 2 iterations are
-    /// then enough (`--set als.iterations=2`).
+    /// Start from these factors, as far as listeners and tracks are the same, and turn the result into their space
+    /// (orthogonal Procrustes); says how far tracks drifted. For a day's new events 2 iterations are then enough
+    /// (`--set als.iterations=2`).
     #[arg(long, value_name = "FACTORS")]
     warm: Option<PathBuf>,
 }
@@ -100,6 +101,7 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
         (None, fitted) => fitted?,
     };
     factors.held_out = held_out;
+    let drift = earlier.as_ref().map(|earlier| factors.align(earlier)).transpose()?;
     factors.save(&args.out)?;
     Checkpoint::remove(&checkpoints)?;
     write_toml(&args.out.join("config.toml"), config)?;
@@ -107,7 +109,7 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
         print_json(&json!({
             "space": factors.space, "users": factors.users.len(), "tracks": factors.tracks.len(),
             "dimensions": factors.dimensions(), "held_out": factors.held_out.len(), "left_out": left_out, "loss": losses,
-            "cpu_seconds": cpu,
+            "cpu_seconds": cpu, "drift": drift,
         }))?;
     } else {
         print_line(&format!(
@@ -121,6 +123,15 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
             factors.space,
             args.out.display()
         ))?;
+        if let Some(drift) = drift {
+            print_line(&format!(
+                "aligned with the earlier space: cosine {:.3} (before {:.3}) over {}, {:.1} % of them moved",
+                drift.cosine_after,
+                drift.cosine_before,
+                count(drift.shared as u64, "shared track"),
+                100.0 * drift.moved
+            ))?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -128,14 +139,20 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
 /// Reads events into a matrix, and says on standard error which rows were left out and why; returns how many.
 pub fn read_interactions(path: &Path, config: &ConfidenceConfig) -> Result<(Interactions, u64)> {
     let mut builder = InteractionsBuilder::new(config, None)?;
+    let left_out = read_reported(path, &mut |event| builder.push(&event))?;
+    Ok((builder.finish()?, left_out))
+}
+
+/// Reads events one by one, and says on standard error which rows were left out and why; returns how many.
+pub fn read_reported(path: &Path, take: &mut dyn FnMut(Event) -> Result<()>) -> Result<u64> {
     let bar = progress(0, "reading events");
     let report = read_events(path, &mut |event| {
         bar.inc(1);
-        builder.push(&event)
+        take(event)
     })?;
     bar.finish_and_clear();
     for (reason, bad) in &report.bad {
         tracing::warn!("{} left out: {reason}: {}", count(bad.count, "row"), bad.examples.join("; "));
     }
-    Ok((builder.finish()?, report.bad_rows()))
+    Ok(report.bad_rows())
 }

@@ -1,14 +1,22 @@
-//! How good is it, and how would we know: splits, metrics, and the cold-start evaluation.
+//! How good is it, and how would we know: splits, metrics, and two evaluations: of factors, by what listeners meet next
+//! ([`RankingTask`]), and of predicted vectors, on tracks that are new to everyone ([`ColdStart`]).
 
 mod cold_start;
 pub mod metrics;
+mod ranking;
+mod splits;
 
 pub use cold_start::{ColdStart, ColdStartScores, cold_start};
 pub use metrics::MeanSe;
+pub use ranking::{ListScores, RankingScores, RankingTask};
+pub use splits::{GlobalCut, MIN_HISTORY, UserCuts, hold_out_pairs};
 
 use crate::error::{Error, Result};
 use crate::events::Interactions;
 use crate::ids::TrackId;
+
+/// A pair counts as a success where it was more played than skipped.
+const POSITIVE: f32 = 0.5;
 
 /// Where in 0..1 an id falls, evenly and the same on every machine: a track below 0.2 is in the held-out fifth, and
 /// stays there however much the catalogue grows.
@@ -34,7 +42,7 @@ fn a_split_is_even_fixed_and_another_for_another_seed() {
     assert_eq!(split(&"track 0", 1), split(&TrackId::new("track 0").unwrap(), 1));
 }
 
-/// Events in two: those to fit on, and those of tracks that stand for new ones.
+/// Events in two: those to fit on, and those to be predicted.
 pub struct HoldOut {
     pub train: Interactions,
     pub held_out: Interactions,

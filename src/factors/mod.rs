@@ -1,7 +1,9 @@
 //! The shared space: a vector for every listener and every track, from who listened to what.
 
+mod align;
 mod als;
 mod checkpoint;
+mod exchange;
 mod fold_in;
 
 use std::fs::File;
@@ -12,8 +14,10 @@ use ndarray::{Array, Array2, ArrayView, ArrayView1, ArrayView2, Dimension, Ix1, 
 use ndarray_npy::{ViewNpyExt, WriteNpyExt};
 use serde::{Deserialize, Serialize};
 
+pub use align::{Drift, procrustes};
 pub use als::{Checkpoint, Progress, Start, fit, fit_from};
 pub use checkpoint::run_id;
+pub use exchange::{Format, Names};
 pub use fold_in::FoldIn;
 
 use crate::artefact::{SpaceId, atomic_write, file_hash, read_toml, write_toml};
