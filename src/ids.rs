@@ -97,9 +97,27 @@ id!(
     TrackId
 );
 id!(
-    /// A listener, or a playlist that is treated as one.
+    /// A listener, or a playlist that is treated as one ([`UserId::of_playlist`]).
     UserId
 );
+
+/// What the names of playlists begin with, where listeners and playlists are users alike.
+const PLAYLIST: &str = "playlist:";
+
+impl UserId {
+    /// The playlist `id`, as a user of its own: `playlist:id`.
+    ///
+    /// # Errors
+    /// `Invalid` as for any id.
+    pub fn of_playlist(id: &str) -> Result<UserId> {
+        UserId::new(format!("{PLAYLIST}{id}"))
+    }
+
+    /// Whether this is a playlist's name.
+    pub fn is_playlist(&self) -> bool {
+        self.0.starts_with(PLAYLIST)
+    }
+}
 
 /// A two-way numbering: outside id <-> dense `u32`, in order of first sight.
 #[derive(Clone, Debug, Default)]
@@ -132,6 +150,11 @@ impl<I: Clone + Eq + Hash> Ids<I> {
     /// All ids, the one numbered `i` at place `i`.
     pub fn names(&self) -> &[I] {
         &self.names
+    }
+
+    /// All ids, without the way back.
+    pub fn into_names(self) -> Vec<I> {
+        self.names
     }
 
     pub fn len(&self) -> usize {

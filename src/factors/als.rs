@@ -39,8 +39,8 @@ pub fn fit(
     let by_track = by_user.transpose();
     let (user_ridge, track_ridge) = (Ridge::of(config, by_user), Ridge::of(config, &by_track));
     // Σ c p²: the loss of predicting 0 everywhere.
-    let nothing: f64 =
-        by_user.confidence.iter().zip(&by_user.preference).map(|(&c, &p)| f64::from(c * p) * f64::from(p)).sum();
+    let row = |i| std::iter::zip(by_user.row(i).1, by_user.row(i).2);
+    let nothing: f64 = (0..by_user.rows()).flat_map(row).map(|(&c, &p)| f64::from(c * p) * f64::from(p)).sum();
     let mut users = Array2::zeros((by_user.rows(), d));
     let mut tracks = random_start(by_track.rows(), d, config.seed);
     for iteration in 1..=config.iterations {
