@@ -3,6 +3,7 @@
 //! Outside, an id is any text of the service that owns it. Inside, matrices need rows: [`Ids`] numbers what it meets
 //! from 0 in order of first sight.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::Hash;
@@ -50,6 +51,14 @@ macro_rules! id {
                         "1 to 512 bytes without control characters",
                         format!("{problem} ({:?})", text.chars().take(40).collect::<String>()),
                     )),
+                }
+            }
+
+            /// As [`Self::new`], for millions of them: the error is what [`id_problem`] names.
+            pub fn checked(text: Cow<str>) -> Result<$name, &'static str> {
+                match id_problem(&text) {
+                    None => Ok($name(text.into_owned())),
+                    Some(problem) => Err(problem),
                 }
             }
 

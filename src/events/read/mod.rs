@@ -53,6 +53,7 @@ use lines::Lines;
 const EXAMPLES: usize = 3;
 /// Clocks of other machines may be ahead of ours by so many seconds: a day, for local times taken for UTC.
 const CLOCK_SKEW: i64 = 86_400;
+const LONG_ID: &str = "an id of more than 512 bytes";
 /// What comes along in the folders of ListenBrainz dumps and exports and of lastfm-1K, and holds no events.
 const COMPANIONS: [&str; 9] = [
     "user.json",
@@ -302,11 +303,7 @@ impl Source<'_> {
         if value < 0.0 {
             return Err("a negative value");
         }
-        let track = row.track.ok_or("a missing field")?;
-        if let Some(problem) = id_problem(&track) {
-            return Err(problem);
-        }
-        let track = TrackId::new(track).expect("just checked by id_problem");
+        let track = TrackId::checked(row.track.ok_or("a missing field")?)?;
         // What a playlist holds is no matter of when; what a listener does is.
         let listed = row.playlist.filter(|_| matches!(action, Action::Add | Action::Remove));
         let time = match row.time {
@@ -321,20 +318,19 @@ impl Source<'_> {
             // Also what milliseconds look like. One such row, taken for "now", would make all others ancient.
             return Err("a time in the future");
         }
-        let event = |user, value| Event { time, user, track: track.clone(), action, value };
-        let user = row.user.map(|user| match id_problem(&user) {
-            Some(problem) => Err(problem),
-            None => Ok(UserId::new(user).expect("just checked by id_problem")),
-        });
-        let playlist = listed.map(|id| UserId::of_playlist(&id).map_err(|_| id_problem(&id).unwrap_or(LONG_PLAYLIST)));
-        let said =
-            [user.transpose()?.map(|user| event(user, value)), playlist.transpose()?.map(|list| event(list, 1.0))];
-        if said.iter().all(Option::is_none) { Err("a missing field") } else { Ok(said) }
+        let user = row.user.map(UserId::checked).transpose()?;
+        // The word before a playlist's id counts in its length.
+        let playlist = listed.map(|id| UserId::of_playlist(&id).map_err(|_| id_problem(&id).unwrap_or(LONG_ID)));
+        let playlist = playlist.transpose()?;
+        let event = |user, track, value| Some(Event { time, user, track, action, value });
+        match (user, playlist) {
+            (Some(user), Some(list)) => Ok([event(user, track.clone(), value), event(list, track, 1.0)]),
+            (Some(user), None) => Ok([event(user, track, value), None]),
+            (None, Some(list)) => Ok([event(list, track, 1.0), None]),
+            (None, None) => Err("a missing field"),
+        }
     }
 }
-
-/// The word before a playlist's id counts, too.
-const LONG_PLAYLIST: &str = "an id of more than 512 bytes";
 
 /// The start of something that may be long, binary or strange, for an example.
 fn shortened(bytes: &[u8]) -> String {
