@@ -60,9 +60,6 @@ pub fn output_rate(source_rate: u32) -> u32 {
 }
 
 fn reduction(source_rate: u32) -> usize {
-    if std::env::var("FULL").is_ok() {
-        return 1;
-    }
     if source_rate >= HALVED_FROM && source_rate.is_multiple_of(2) { 2 } else { 1 }
 }
 
