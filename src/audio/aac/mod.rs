@@ -42,15 +42,16 @@ use symphonia::core::errors::{Error, Result};
 use symphonia::core::packet::PacketRef;
 
 use block::{Extent, Reader};
-use config::{Config, HE_AAC};
+use config::Config;
 use filterbank::Filterbank;
 use rates::Rate;
 use stream::{LINES, Sequence};
 
 /// The lowest rate that is halved: half of it still holds all that is heard, up to 11,025 Hz.
 const HALVED_FROM: u32 = 44_100;
-/// Packets that are read to their end, to see whether spectral band replication follows the channels: the first ones,
-/// and then one of every so many, since recorded streams change. Where there is replication each packet has its part.
+/// Packets that are read to their end, to see whether spectral band replication follows the channels: the first ones
+/// after a reset or an error, and then one of every so many, since recorded streams change. Where there is replication
+/// each packet has its part, and so each is refused.
 const FIRST_WHOLE: u64 = 8;
 const WHOLE_EVERY: u64 = 64;
 
@@ -74,19 +75,14 @@ pub struct AacDecoder {
     channels: Option<usize>,
     reader: Reader,
     filterbank: Filterbank,
-    /// Packets since the last reset.
+    /// Packets since the last reset or error.
     packets: u64,
-    /// Spectral band replication was found.
-    replicated: bool,
     buffer: AudioBuffer<f32>,
 }
 
 impl AacDecoder {
     /// Fills the buffer.
     fn packet(&mut self, packet: &PacketRef<'_>) -> Result<()> {
-        if self.replicated {
-            return Err(HE_AAC);
-        }
         let whole = self.packets < FIRST_WHOLE || self.packets.is_multiple_of(WHOLE_EVERY);
         self.packets += 1;
         let extent = Extent {
@@ -129,10 +125,9 @@ impl AudioDecoder for AacDecoder {
         self.buffer.clear();
         if let Err(e) = self.packet(packet) {
             self.buffer.clear();
-            self.replicated |= matches!((&e, &HE_AAC), (Error::Unsupported(a), Error::Unsupported(b)) if a == b);
-            // Half of a packet that is not there must not sound into the next one.
-            self.reader.reset();
-            self.filterbank.reset();
+            // Half of a packet that is not there must not sound into the next one. And what looked like replication may
+            // have been damage: only the packets that follow can tell.
+            self.reset();
             return Err(e);
         }
         Ok(self.buffer.as_generic_audio_buffer_ref())
@@ -170,7 +165,6 @@ impl RegisterableAudioDecoder for AacDecoder {
             channels: config.channels.map(|(all, low)| all - low).filter(|&heard| heard > 0),
             reader: Reader::new(Rate::of(config.rate), filterbank.size()),
             packets: 0,
-            replicated: false,
             buffer: AudioBuffer::new(
                 AudioSpec::new(output_rate(config.rate), Channels::Discrete(1)),
                 filterbank.size(),
