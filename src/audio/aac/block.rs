@@ -41,7 +41,7 @@ pub(super) struct Reader {
 
 /// How much of a packet is read.
 pub(super) struct Extent {
-    /// Channels that are heard (those for low frequencies not counted). What follows them is not.
+    /// Channels that are heard. What follows them is not.
     pub channels: usize,
     /// On to its end, to see what else there is.
     pub whole: bool,
@@ -108,11 +108,10 @@ impl Reader {
                 }
             }
             match kind {
-                0 => self.single(&mut at, true)?,
+                // The channel for low frequencies counts as any other does, as it does in every codec.
+                0 | 3 => self.single(&mut at)?,
                 1 => self.pair(&mut at)?,
                 2 => self.coupling(&mut at.bits)?,
-                // A channel for low frequencies is not part of the mean.
-                3 => self.single(&mut at, false)?,
                 4 => data_stream(&mut at.bits),
                 5 => drop(program(&mut at.bits)),
                 6 => fill(&mut at.bits)?,
@@ -134,8 +133,8 @@ impl Reader {
     }
 
     /// single_channel_element, or lfe_channel_element.
-    fn single(&mut self, at: &mut Progress, heard: bool) -> Result<()> {
-        let heard = heard && at.heard < at.extent.channels;
+    fn single(&mut self, at: &mut Progress) -> Result<()> {
+        let heard = at.heard < at.extent.channels;
         let last = at.are_last(usize::from(heard));
         at.bits.skip(4);
         let gain = at.bits.read(8) as i32;

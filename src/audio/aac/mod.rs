@@ -71,7 +71,7 @@ pub struct AacDecoder {
     reduction: usize,
     /// The upper end is made as a resampler would.
     shaped: bool,
-    /// Channels that are part of the mean, where that is known before the packets.
+    /// How many there are, where that is known before the packets.
     channels: Option<usize>,
     reader: Reader,
     filterbank: Filterbank,
@@ -155,14 +155,14 @@ impl RegisterableAudioDecoder for AacDecoder {
         let filterbank = Filterbank::new(reduction);
         let mut params = params.clone();
         params.with_sample_rate(config.rate);
-        if let Some((channels, _)) = config.channels {
+        if let Some(channels) = config.channels {
             params.with_channels(Channels::Discrete(channels as u16));
         }
         Ok(Box::new(AacDecoder {
             params,
             reduction,
             shaped: config.rate == HALVED_FROM,
-            channels: config.channels.map(|(all, low)| all - low).filter(|&heard| heard > 0),
+            channels: config.channels.filter(|&channels| channels > 0),
             reader: Reader::new(Rate::of(config.rate), filterbank.size()),
             packets: 0,
             buffer: AudioBuffer::new(
