@@ -231,6 +231,18 @@ fn a_packet_that_looks_replicated_does_not_spoil_the_next_ones() {
 }
 
 #[test]
+fn coupling_channels_are_refused_by_their_name() {
+    let (params, packets) = packets("steps.m4a");
+    for name in ["010", "1100000010"] {
+        // At the beginning, and behind an empty fill element.
+        let channels: String = packets[1].data.iter().map(|byte| format!("{byte:08b}")).collect();
+        let packet = Packet::new(0, packets[1].pts, packets[1].dur, to_bytes(&(name.to_string() + &channels)));
+        let Err(Error::Unsupported(what)) = ours(&params).decode(&packet) else { panic!("decoded") };
+        assert_eq!(what, "aac: coupling channels");
+    }
+}
+
+#[test]
 fn fill_elements_of_any_length_are_passed_over() {
     let (params, packets) = packets("sweep.m4a");
     let channels: String = packets[3].data.iter().map(|byte| format!("{byte:08b}")).collect();
