@@ -235,7 +235,7 @@ fn spans(
             at += side.channels[granule][channel].length;
             edges[channel + 1] = at;
         }
-        if start < missing {
+        if start < missing || granule == 1 && spans[0].is_none() && side.needs_granule_0() {
             continue;
         }
         for channel in 0..header.channels {

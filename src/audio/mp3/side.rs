@@ -76,6 +76,14 @@ impl Side {
         Ok(Side { data_begin, shared, channels })
     }
 
+    /// Whether granule 1 takes over scale factors, without which it means nothing.
+    pub fn needs_granule_0(&self) -> bool {
+        let takes = |(groups, channel): (&[bool; 4], &Channel)| {
+            groups.contains(&true) && !matches!(channel.block, Block::Short { .. })
+        };
+        self.shared.iter().zip(&self.channels[1]).any(takes)
+    }
+
     /// The scale factors of a channel: how many bits they take, and what each of four groups of bands has.
     fn groups(&self, header: &Header, granule: usize, channel: usize) -> [Group; 4] {
         let c = &self.channels[granule][channel];

@@ -383,6 +383,31 @@ fn where_a_frame_was_lost_the_next_one_is_not_made_of_another_ones_bytes() {
     }
 }
 
+#[test]
+fn a_granule_that_shares_scale_factors_is_nothing_without_the_one_that_has_them() {
+    let mut dice = Dice(13);
+    let (mut silent, mut heard) = (0, 0);
+    for _ in 0..600 {
+        // The bytes ahead of it, where its granule 0 begins, are not there.
+        let (frame, side) = mono_frame(0, &mut dice, 60);
+        let [first, second] = [0, 1].map(|granule| side.channels[granule][0]);
+        if side.data_begin == 0 || first.length < 8 * side.data_begin {
+            continue;
+        }
+        // scfsi lies behind 9 bits of main_data_begin and 5 private ones.
+        let bytes = split(&frame).unwrap().1;
+        let shares = (bytes[1] & 3, bytes[2] & 0xc0) != (0, 0) && !matches!(second.block, Block::Short { .. });
+        let Ok((samples, _)) = decode(&mut ours(true), &packet(frame)) else { continue };
+        if shares {
+            assert_eq!(peak(&samples), 0.0);
+            silent += 1;
+        } else {
+            heard += usize::from(peak(&samples) > 0.0);
+        }
+    }
+    assert!(silent > 20 && heard > 20, "{silent} silent, {heard} heard");
+}
+
 /// Every rate, every stereo mode, every block (mixed ones excepted, with which symphonia has trouble), every table, in
 /// combinations that no encoder thinks of. Low rates with intensity stereo are excepted too: symphonia takes 31 for the
 /// forbidden position of all bands, ISO 13818-3 the highest number of each.
