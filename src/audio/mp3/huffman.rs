@@ -6,7 +6,7 @@
 //!        code tables
 //! ```
 //!
-//! A word of up to eleven bits is one look-up, which also says where the signs behind it stand; only longer words and
+//! A word of up to ten bits is one look-up, which also says where the signs behind it stand; only longer words and
 //! numbers from 15 on, to which bits are added, cost a branch that the processor cannot foresee.
 
 use std::sync::LazyLock;

@@ -1,4 +1,5 @@
-//! MPEG-1, 2 and 2.5 Layer III inside symphonia, decoded to what this program hears: mono, and no more than 24 kHz wide.
+//! MPEG-1, 2 and 2.5 Layer III inside symphonia, decoded to what this program hears: mono, and of 44.1 and 48 kHz the
+//! lower half of the band.
 //!
 //! Decoding is nearly all that listening to an mp3 costs, and a decoder that gives two channels at 44.1 kHz gives four
 //! times what the spectrogram needs, which holds the mean of the channels up to 11 kHz. Nearly everything behind the
@@ -54,9 +55,10 @@ pub fn output_rate(source_rate: u32) -> u32 {
 
 /// The symphonia decoder. One plane comes out, the mean of the channels, at [`output_rate`].
 ///
-/// At half rate the samples lie at even timestamps of the source, whether the first packet begins with an even or (as
-/// LAME's delay makes it) an odd one. Of what a packet says is to be trimmed, in source frames, exactly the samples at
-/// those frames are left out.
+/// At half rate, where timestamps count frames of the source (as in mp3 files), the samples lie at the even ones,
+/// whether the first packet begins with an even or (as LAME's delay makes it) an odd one. Where they count milliseconds,
+/// as in Matroska, it is left to chance which of two neighbouring frames is taken. Of what a packet says is to be
+/// trimmed, in source frames, exactly the samples at those frames are left out.
 pub struct Mp3Decoder {
     params: AudioCodecParameters,
     gapless: bool,
