@@ -159,7 +159,7 @@ impl Mp3Decoder {
         let (header, side, own) = split(packet.data).inspect_err(|_| self.reservoir.clear())?;
         // Its bytes belong to the next frames too, even if its side information turns out to be damaged.
         let side = Side::parse(&header, side).inspect_err(|_| self.reservoir.add_unread(own))?;
-        let missing = self.reservoir.add(side.data_begin, own);
+        let missing = self.reservoir.add(side.main_data_begin, own);
         let (spans, bits) = spans(&header, &side, missing, self.reservoir.data().len())?;
         self.reservoir.take(missing, bits);
 

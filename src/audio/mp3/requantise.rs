@@ -17,8 +17,8 @@ use super::header::Header;
 use super::huffman::Lines;
 use super::side::{BANDS, Channel, Scale};
 
-/// Emphasis of the bands of long blocks (ISO 11172-3, table B.6).
-const EMPHASIS: [u8; 22] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 3, 3, 3, 2, 0];
+/// By how much preflag raises the bands of long blocks (ISO 11172-3, table B.6).
+const PRETAB: [u8; 22] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 3, 3, 3, 2, 0];
 
 /// Of each band, what the mean takes of channel 0 and of channel 1.
 pub type Weights = [[f32; 2]; BANDS];
@@ -39,11 +39,11 @@ fn powers_of_the_fourth_root_of_two_are_exact_over_their_whole_range() {
 
 /// What the lines of a band are multiplied by (ISO 11172-3, 2.4.3.4.7).
 fn gain(channel: &Channel, scale: &Scale, index: usize, band: &Band) -> f32 {
-    let (emphasis, window) = match band.place {
-        Place::Long => (if channel.emphasis { EMPHASIS[index] } else { 0 }, 0),
-        Place::Short { window, .. } => (0, i32::from(channel.window_gain[window])),
+    let (raised, window) = match band.place {
+        Place::Long => (if channel.preflag { PRETAB[index] } else { 0 }, 0),
+        Place::Short { window, .. } => (0, i32::from(channel.subblock_gain[window])),
     };
-    let steps = i32::from(scale.factor[index] + emphasis) * if channel.coarse { 4 } else { 2 };
+    let steps = i32::from(scale.factor[index] + raised) * if channel.scalefac_scale { 4 } else { 2 };
     quarter_power(i32::from(channel.global_gain) - 210 - 8 * window - steps)
 }
 

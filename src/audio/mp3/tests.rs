@@ -286,7 +286,7 @@ fn random_frame(kind: Kind, dice: &mut Dice, left: &mut usize) -> Vec<u8> {
             side.put(9, dice.below(pairs) as u64);
             side.put(8, 120 + dice.bits(5));
             if low {
-                // Now and then with emphasis.
+                // Now and then with preflag.
                 side.put(9, if dice.below(4) == 0 { 500 + dice.bits(3) } else { dice.below(500) as u64 });
             } else {
                 // Positions of intensity stereo up to 3, so that none is the forbidden one.
@@ -367,7 +367,7 @@ fn where_a_frame_was_lost_the_next_one_is_not_made_of_another_ones_bytes() {
         let unused = split(&first).unwrap().2.len() - side.channels[0][0].length.div_ceil(8);
         let (next, side) = mono_frame(3, &mut dice, 255);
         let mut decoder = ours(true);
-        if side.data_begin <= unused || decode(&mut decoder, &packet(first.clone())).is_err() {
+        if side.main_data_begin <= unused || decode(&mut decoder, &packet(first.clone())).is_err() {
             continue;
         }
         let found = decode(&mut decoder, &packet(next.clone())).unwrap();
@@ -391,7 +391,7 @@ fn a_granule_that_shares_scale_factors_is_nothing_without_the_one_that_has_them(
         // The bytes ahead of it, where its granule 0 begins, are not there.
         let (frame, side) = mono_frame(0, &mut dice, 60);
         let [first, second] = [0, 1].map(|granule| side.channels[granule][0]);
-        if side.data_begin == 0 || first.length < 8 * side.data_begin {
+        if side.main_data_begin == 0 || first.length < 8 * side.main_data_begin {
             continue;
         }
         // scfsi lies behind 9 bits of main_data_begin and 5 private ones.
