@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  inputs ──► scout ──► workers (one a core) ──► batch ──► encoder ──► Store::commit ──► acknowledged
-//!            known?     hash, decode, mel        ≤ 32                   one sync a batch
+//!            known?     hash, decode, mel        ≤ 32 windows           one sync a batch
 //! ```
 //!
 //! Every file ends as exactly one [`Outcome`], reported after it is durable, so a killed run loses nothing that it
@@ -33,7 +33,7 @@ use crate::store::{Change, FileOutcome, FileRecord, FileStamp, Source, Store, Tr
 pub struct IngestConfig {
     /// Threads that decode; 0 = one a core.
     pub workers: usize,
-    /// Tracks that go through the network, and to the disk, together. Beyond 32 the network gains nothing.
+    /// Windows that go through the network, and their tracks to the disk, together. Beyond 32 the network gains nothing.
     pub batch: usize,
     /// How long a heard track waits for others to share its batch, in milliseconds: what a lone upload pays.
     pub linger_ms: u64,
@@ -143,7 +143,8 @@ pub fn ingest(
     let workers = if config.workers == 0 { cores } else { config.workers };
     let model_id = model.id();
     let (folder, front_end) = (store.folder().to_path_buf(), &model.config.front_end);
-    let (to_batch, messages) = mpsc::sync_channel::<Message>(2 * workers);
+    // A heard track is as large as its windows are many.
+    let (to_batch, messages) = mpsc::sync_channel::<Message>((2 * workers / listening.segments).max(1));
 
     thread::scope(|scope| {
         let (to_workers, jobs) = mpsc::sync_channel::<Job>(2 * workers);
@@ -168,7 +169,8 @@ pub fn ingest(
             summary: Summary::default(),
             report,
         };
-        let done = batch.run(&messages, config, stop);
+        let size = (config.batch / listening.segments).max(1);
+        let done = batch.run(&messages, size, Duration::from_millis(config.linger_ms), stop);
         if done.is_err() {
             // The threads end when they find nobody listening.
             stop.store(true, Ordering::Relaxed);
@@ -366,9 +368,8 @@ struct Batch<'a> {
 }
 
 impl Batch<'_> {
-    fn run(&mut self, messages: &Receiver<Message>, config: &IngestConfig, stop: &AtomicBool) -> Result<()> {
-        let size = config.batch.max(1);
-        let linger = Duration::from_millis(config.linger_ms);
+    /// `size` tracks to a batch.
+    fn run(&mut self, messages: &Receiver<Message>, size: usize, linger: Duration, stop: &AtomicBool) -> Result<()> {
         loop {
             let message = match self.since {
                 Some(since) => messages.recv_timeout(linger.saturating_sub(since.elapsed())),
@@ -413,8 +414,9 @@ impl Batch<'_> {
             outcomes.push((started, outcome));
         }
         if !heard.is_empty() {
-            let windows: Vec<&[Array2<f32>]> = heard.iter().map(|h| &h.heard.mels[..]).collect();
-            let predicted = self.model.embed_tracks(&windows)?;
+            let tracks: Vec<(&Path, &[Array2<f32>])> =
+                heard.iter().map(|h| (h.job.input.path.as_path(), &h.heard.mels[..])).collect();
+            let predicted = self.model.embed_tracks(&tracks)?;
             let mut in_batch: HashMap<TrackId, String> = HashMap::new();
             for (h, vector) in heard.into_iter().zip(predicted.outer_iter()) {
                 let HeardJob { job, content: Content { hash: content, id }, heard } = h;
@@ -596,7 +598,7 @@ mod tests {
         let mut store = catalogue(dir.path());
         // Far more files than the queues hold.
         let message = run(&mut store, 0.0, songs(dir.path(), 30)).unwrap_err().to_string();
-        assert!(message.contains("direction"), "{message}");
+        assert!(message.contains("direction") && message.contains(".wav"), "{message}");
         assert_eq!(store.status().unwrap().tracks, 0);
         assert_eq!(run(&mut store, 1.0, songs(dir.path(), 30)).unwrap().0.added, 30);
     }

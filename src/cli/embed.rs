@@ -117,7 +117,7 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
             }
         });
         for chunk in chunks {
-            let mut good = Vec::new();
+            let mut good: Vec<Vec<Array2<f32>>> = Vec::new();
             for one in chunk {
                 match one {
                     Ok((row, heard, hash)) => {
@@ -136,7 +136,8 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
                 }
             }
             let started = Instant::now();
-            let tracks: Vec<&[Array2<f32>]> = good.iter().map(|mels| &mels[..]).collect();
+            let heard = rows[rows.len() - good.len()..].iter().zip(&good);
+            let tracks: Vec<(&Path, &[Array2<f32>])> = heard.map(|(row, mels)| (Path::new(&row.path), &mels[..])).collect();
             vectors.extend(model.embed_tracks(&tracks)?.iter().copied());
             timings.network += started.elapsed();
         }

@@ -180,7 +180,7 @@ impl Ear {
         recommender.space().id.require("the catalogue's space and the model's", &model.config.space)?;
         let front_end = &model.config.front_end;
         let heard = hear(path, front_end, front_end.frames, &self.listening)?;
-        let vector = model.embed_tracks(&[&heard.mels])?;
+        let vector = model.embed_tracks(&[(path, &heard.mels)])?;
         Ok(Query::Sound(vector.row(0).to_vec()))
     }
 }

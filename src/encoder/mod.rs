@@ -41,6 +41,7 @@ use crate::error::{Error, Result};
 pub use baseline::LinearBaseline;
 pub use dataset::Spectrograms;
 pub use device::Device;
+pub use embed::BATCH;
 pub use model::{Model, ModelConfig};
 pub use train::{Epoch, TrainConfig, Trained, train};
 
