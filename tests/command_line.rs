@@ -218,6 +218,45 @@ fn spectrograms_and_vectors_come_out_as_arrays() {
 }
 
 #[test]
+fn embedding_that_is_stopped_writes_what_it_has_and_says_what_is_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    music(dir.path(), 400);
+    let run = debut(dir.path())
+        .args(["embed", "music", "--out", "v.npy", "--json"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The output is made before the work, so whoever sees it finds the work begun.
+    let begun = || fs::read_dir(dir.path()).unwrap().any(|f| f.unwrap().path().extension() == Some("partial".as_ref()));
+    while !begun() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert!(std::process::Command::new("kill").args(["-TERM", &run.id().to_string()]).status().unwrap().success());
+    let ended = run.wait_with_output().unwrap();
+    assert_eq!(ended.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&ended.stderr).contains("interrupted"));
+    let told: Value = serde_json::from_slice(&ended.stdout).unwrap();
+    let (embedded, missing) = (told["embedded"].as_u64().unwrap(), told["missing"].as_u64().unwrap());
+    assert!(missing > 0 && embedded + missing == 400, "{told}");
+    let vectors = ndarray_npy::read_npy::<_, ndarray::Array2<f32>>(dir.path().join("v.npy")).unwrap();
+    assert_eq!(vectors.nrows() as u64, embedded);
+    assert!(!begun(), "nothing is left beside it");
+}
+
+#[test]
+fn an_output_that_cannot_be_written_is_known_before_the_work() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("bad.mp3"), "no audio").unwrap();
+    fs::create_dir(dir.path().join("folder.npy")).unwrap();
+    for out in ["bad.mp3/v.npy", "folder.npy", "v.txt"] {
+        let (code, _, stderr) = run(dir.path(), &["embed", "bad.mp3", "--out", out]);
+        assert!(code == 2 && stderr.contains(out.trim_end_matches("/v.npy")), "{stderr}");
+        assert!(!stderr.contains("failed: "), "nothing was heard: {stderr}");
+    }
+}
+
+#[test]
 fn plays_become_factors_factors_a_model_and_the_model_a_table() {
     let dir = tempfile::tempdir().unwrap();
     music(dir.path(), 48);

@@ -102,7 +102,7 @@ enum Verb {
 }
 
 impl Verb {
-    /// The verbs that finish what is in flight on Ctrl-C; the others have nothing to finish.
+    /// The verbs that finish what is in flight on Ctrl-C or SIGTERM; the others have nothing to finish.
     fn stops_gently(&self) -> bool {
         matches!(self, Verb::Demo(_) | Verb::Embed(_) | Verb::Factorize(_) | Verb::Train(_) | Verb::Ingest(_))
     }
@@ -113,7 +113,7 @@ struct Context {
     catalogue: PathBuf,
     config: Config,
     json: bool,
-    /// Set by Ctrl-C: finish what is in flight, then end.
+    /// Set by Ctrl-C and SIGTERM: finish what is in flight, then end.
     stop: Arc<AtomicBool>,
 }
 
@@ -139,7 +139,7 @@ impl Cli {
         let stop = Arc::new(AtomicBool::new(false));
         if self.verb.stops_gently() {
             let flag = stop.clone();
-            // Without a handler Ctrl-C kills, which loses nothing that was acknowledged; so a failure here is no reason
+            // Without a handler either kills, which loses nothing that was acknowledged; so a failure here is no reason
             // to refuse to work.
             let _ = ctrlc::set_handler(move || {
                 if flag.swap(true, Ordering::Relaxed) {
