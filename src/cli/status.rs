@@ -32,8 +32,9 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     if let (Some(space), Some(d)) = (&status.space, status.dimensions) {
         print_line(&format!("space      {space}, {d} dimensions"))?;
     }
-    for (model, n) in &status.models {
-        print_line(&format!("model      {model}: {}", count(*n, "track")))?;
+    for (model, windows, n) in &status.models {
+        let windows = count(u64::from(*windows), "window");
+        print_line(&format!("model      {model}, {windows} of each track: {}", count(*n, "track")))?;
     }
     Ok(ExitCode::SUCCESS)
 }
