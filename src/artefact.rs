@@ -105,22 +105,25 @@ pub fn write_toml(path: &Path, value: &impl Serialize) -> Result<()> {
     atomic_write(path, |out| out.write_all(text.as_bytes()))
 }
 
-/// Reads TOML.
+/// Reads TOML; `what` says for errors what the file should be.
 ///
 /// # Errors
 /// `Io`, or `Format` with the line and the field that did not fit.
-pub fn read_toml<T: DeserializeOwned>(path: &Path) -> Result<T> {
+pub fn read_toml<T: DeserializeOwned>(path: &Path, what: &str) -> Result<T> {
     let bytes = fs::read(path).map_err(Error::io(path))?;
-    let text = String::from_utf8(bytes).map_err(|e| Error::format(path, "text in UTF-8", e))?;
-    toml::from_str(&text).map_err(|e| Error::format(path, std::any::type_name::<T>(), e))
+    let text = String::from_utf8(bytes).map_err(|e| Error::format(path, format!("{what}, text in UTF-8"), e))?;
+    toml::from_str(&text).map_err(|e| Error::format(path, what, e))
 }
 
 #[test]
-fn toml_that_is_not_text_is_an_error_of_format() {
+fn toml_that_is_malformed_is_an_error_that_says_what_it_should_be() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x.toml");
     fs::write(&path, b"name = \"\xff\"").unwrap();
-    assert!(matches!(read_toml::<toml::Table>(&path), Err(Error::Format { .. })));
+    assert!(matches!(read_toml::<toml::Table>(&path, "settings"), Err(Error::Format { .. })));
+    fs::write(&path, "name = ").unwrap();
+    let message = read_toml::<toml::Table>(&path, "settings").unwrap_err().to_string();
+    assert!(message.contains("x.toml: malformed: expected settings, found TOML parse error at line 1"), "{message}");
 }
 
 /// The BLAKE3 hash of a whole file, as 64 hexadecimal digits.

@@ -342,6 +342,12 @@ fn wrong_usage_is_exit_code_2_and_help_teaches() {
     let dir = tempfile::tempdir().unwrap();
     for wrong in
         [&["ingest"][..], &["recommend"], &["sing"], &["status"], &["--set", "als.nothing=1", "status", "--settings"]]
+            .into_iter()
+            .chain([
+                &["ingest", "--segments", "0", "."][..],
+                &["--set", "listen.segments=101", "demo"],
+                &["--set", "ingest.batch=0", "ingest", "."],
+            ])
     {
         let (code, stdout, stderr) = run(dir.path(), wrong);
         assert_eq!((code, stdout.is_empty()), (2, true), "{wrong:?}: {stderr}");

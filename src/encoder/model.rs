@@ -114,7 +114,7 @@ impl Model {
     /// `Io`; `Format` or `Mismatch`, naming the file, where it is damaged, or is not the one that `model.toml`
     /// describes, or does not fit the network.
     pub fn load(dir: &Path) -> Result<Model> {
-        let config: ModelConfig = read_toml(&dir.join(CONFIG_FILE))?;
+        let config: ModelConfig = read_toml(&dir.join(CONFIG_FILE), "the description of a model")?;
         config.check().map_err(|e| Error::format(dir.join(CONFIG_FILE), "a consistent model", e))?;
         let path = dir.join(WEIGHTS_FILE);
         let file = File::open(&path).map_err(Error::io(&path))?;
