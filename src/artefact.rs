@@ -3,6 +3,7 @@
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
@@ -124,6 +125,23 @@ fn toml_that_is_malformed_is_an_error_that_says_what_it_should_be() {
     fs::write(&path, "name = ").unwrap();
     let message = read_toml::<toml::Table>(&path, "settings").unwrap_err().to_string();
     assert!(message.contains("x.toml: malformed: expected settings, found TOML parse error at line 1"), "{message}");
+}
+
+/// What a crate does with a file that nobody vouches for, with its panics as errors: the Parquet crate (60.1) has several
+/// on damaged pages. `expected` is what the file should have been.
+pub(crate) fn guarded<T, E: fmt::Display>(
+    path: &Path,
+    expected: &str,
+    work: impl FnOnce() -> Result<T, E>,
+) -> Result<T> {
+    // What a panic leaves half-done is dropped with the file, unread.
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(done) => done.map_err(|e| Error::format(path, expected, e)),
+        Err(panic) => {
+            let says = (panic.downcast_ref::<String>().map(String::as_str)).or(panic.downcast_ref::<&str>().copied());
+            Err(Error::format(path, expected, says.unwrap_or("damage")))
+        }
+    }
 }
 
 /// The BLAKE3 hash of a whole file, as 64 hexadecimal digits.

@@ -338,6 +338,41 @@ fn plays_become_factors_factors_a_model_and_the_model_a_table() {
 }
 
 #[test]
+fn factors_are_scored_on_what_listeners_meet_next() {
+    let dir = tempfile::tempdir().unwrap();
+    // Two tastes: even listeners meet even songs, each ten of thirty, an hour apart; a late comer is nobody's to rank.
+    let mut events = String::from("time,user,track\n");
+    for user in 0..60 {
+        for i in 0..10 {
+            let song = (user * 7 + i * 11) % 30 * 2 + user % 2;
+            events += &format!("{},user-{user:02},song-{song:02}\n", 1_700_000_000 + i * 3600);
+        }
+    }
+    events += "1700050000,late comer,song-01\n";
+    fs::write(dir.path().join("events.csv"), events).unwrap();
+    let arguments =
+        ["evaluate", "factors", "--events", "events.csv", "--set", "als.dimensions=4", "-k", "5,10", "--json"];
+    for (split, cold) in [("temporal", 1), ("user-temporal", 0), ("random", 0)] {
+        let lines = json(dir.path(), 0, &[&arguments[..], &["--split", split]].concat());
+        let [popularity, als] = &lines[..] else { panic!("{lines:?}") };
+        assert_eq!((&popularity["method"], &als["method"]), (&"popularity".into(), &"als".into()));
+        assert_eq!((&als["users"], &als["cold"], &als["catalogue"]), (&60.into(), &cold.into(), &60.into()), "{split}");
+        assert_eq!((&als["at"][0]["k"], &als["at"][1]["k"]), (&5.into(), &10.into()));
+        let ndcg = |line: &Value| line["at"][1]["ndcg"]["mean"].as_f64().unwrap();
+        assert!(ndcg(als) > 1.3 * ndcg(popularity), "{split}: {lines:?}");
+        let few = json(dir.path(), 0, &[&arguments[..], &["--split", split, "--users", "7"]].concat());
+        assert_eq!(few[1]["users"], 7);
+    }
+    for wrong in [["-k", "0"], ["--test-share", "1"], ["--test-share", "nan"]] {
+        let (code, stdout, stderr) = run(dir.path(), &[&arguments[..4], &wrong].concat());
+        assert!(code == 2 && stdout.is_empty() && stderr.contains("invalid"), "{wrong:?}: {stderr}");
+    }
+    fs::write(dir.path().join("events.csv"), "time,user,track\n0,a,b\n0,a,c\n").unwrap();
+    let (code, _, stderr) = run(dir.path(), &arguments);
+    assert!(code == 2 && stderr.contains("more than one hour"), "{stderr}");
+}
+
+#[test]
 fn wrong_usage_is_exit_code_2_and_help_teaches() {
     let dir = tempfile::tempdir().unwrap();
     for wrong in
@@ -358,6 +393,8 @@ fn wrong_usage_is_exit_code_2_and_help_teaches() {
         let (code, stdout, _) = run(dir.path(), &[verb, "--help"]);
         assert!(code == 0 && stdout.contains("Example"), "{verb}");
     }
+    let (code, stdout, _) = run(dir.path(), &["evaluate", "factors", "--help"]);
+    assert!(code == 0 && stdout.contains("Example"));
     let (code, stdout, _) = run(dir.path(), &["status", "--settings"]);
     assert!(code == 0 && stdout.contains("[als]") && stdout.contains("[train]"));
 }

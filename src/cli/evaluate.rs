@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::factorize::read_interactions;
 use super::train::{HeardTracks, hear_tracks};
-use super::{Context, exit_code, model_folder, print_json, print_line};
+use super::{Context, evaluate_factors, exit_code, model_folder, print_json, print_line};
 use crate::audio::{EXCERPT_FRAMES, FrontEnd};
 use crate::encoder::baseline::mean_mel;
 use crate::encoder::{BATCH, LinearBaseline, Model};
@@ -18,7 +18,9 @@ use crate::factors::Factors;
 use crate::ids::{Ids, TrackId};
 
 const EXAMPLES: &str = "\
-Example:
+Examples:
+  debut evaluate factors --events events.csv      (see `debut evaluate factors --help`)
+
   debut factorize events.csv --hold-out 0.2 --out factors
   debut train --factors factors --audio tracks.csv --out runs/mine
   debut evaluate --model runs/mine --factors factors --events events.csv --audio tracks.csv
@@ -28,8 +30,23 @@ thought of them, which the ceiling and the popularity oracle may use; every meth
 does it rank the held-out tracks for each listener? Means over listeners, with standard errors.";
 
 #[derive(clap::Args, Debug)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Args {
+    #[command(subcommand)]
+    what: Option<What>,
+
+    #[command(flatten)]
+    model: Option<ModelArgs>,
+}
+
+#[derive(clap::Subcommand, Debug)]
+enum What {
+    /// Scores factors: learned from a part of the events, they rank what listeners meet in the other.
+    Factors(evaluate_factors::Args),
+}
+
+#[derive(clap::Args, Debug)]
+struct ModelArgs {
     /// The model; the shipped one where none is given.
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
@@ -80,6 +97,14 @@ struct Method {
 }
 
 pub fn run(args: Args, context: Context) -> Result<ExitCode> {
+    match (args.what, args.model) {
+        (Some(What::Factors(args)), _) => evaluate_factors::run(args, context),
+        (None, Some(args)) => model(args, context),
+        (None, None) => Err(Error::invalid("arguments", "`factors`, or --factors, --events and --audio", "none")),
+    }
+}
+
+fn model(args: ModelArgs, context: Context) -> Result<ExitCode> {
     if !(1..=args.windows).contains(&args.segments) {
         return Err(Error::invalid("segments", format!("1 to the {} windows", args.windows), args.segments));
     }

@@ -5,7 +5,9 @@ mod check;
 mod demo;
 mod embed;
 mod evaluate;
+mod evaluate_factors;
 mod factorize;
+mod factors;
 mod failures;
 mod handover;
 mod ingest;
@@ -81,9 +83,11 @@ enum Verb {
     Embed(embed::Args),
     /// Learns track and listener factors from plays, skips, likes and playlist adds (implicit ALS).
     Factorize(factorize::Args),
+    /// Factors for and from implicit, Spark, LightFM and NumPy.
+    Factors(factors::Args),
     /// Trains the network to predict factors from sound.
     Train(train::Args),
-    /// Scores a model on tracks that were held out, beside baselines and the ceiling.
+    /// Scores a model on tracks that were held out, beside baselines and the ceiling; or factors, on what listeners meet next.
     Evaluate(evaluate::Args),
     /// Puts new tracks into the catalogue.
     Ingest(ingest::Args),
@@ -157,6 +161,7 @@ impl Cli {
             Verb::Mel(args) => mel::run(args, context),
             Verb::Embed(args) => embed::run(args, context),
             Verb::Factorize(args) => factorize::run(args, context),
+            Verb::Factors(args) => factors::run(args, context),
             Verb::Train(args) => train::run(args, context),
             Verb::Evaluate(args) => evaluate::run(args, context),
             Verb::Ingest(args) => ingest::run(args, context),
@@ -225,4 +230,14 @@ fn write_npy<T: ndarray_npy::WritableElement, D: ndarray::Dimension>(
 ) -> Result<()> {
     use ndarray_npy::WriteNpyExt;
     crate::artefact::atomic_write(path, |out| array.write_npy(out).map_err(std::io::Error::other))
+}
+
+/// CPU seconds of all threads of this process so far; `None` where the system does not tell (it is Linux that does).
+pub(crate) fn cpu_seconds() -> Option<f64> {
+    let tasks = std::fs::read_dir("/proc/self/task").ok()?;
+    let nanoseconds = tasks.filter_map(|task| {
+        let text = std::fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
+        text.split(' ').next()?.parse::<f64>().ok()
+    });
+    Some(nanoseconds.sum::<f64>() * 1e-9)
 }

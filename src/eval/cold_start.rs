@@ -11,14 +11,12 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::metrics::{MeanSe, auc, mean_se, ndcg_at, rank, recall_at};
-use super::split;
+use super::{POSITIVE, split};
 use crate::error::{Error, Result};
 use crate::events::{Csr, Interactions};
 use crate::factors::Factors;
 use crate::ids::{Ids, TrackId};
 
-/// A pair counts as a success where it was more played than skipped.
-const POSITIVE: f32 = 0.5;
 /// The share of listeners whose plays the ceiling sees.
 const REVEALED: f64 = 0.5;
 
@@ -56,8 +54,8 @@ pub fn cold_start(
         if scores.iter().any(|s| s.is_nan()) {
             return Err(Error::invalid(format!("scores of listener {user}"), "numbers", "NaN"));
         }
-        let ranking = rank(&scores, k, user as u64);
-        Ok((recall_at(&ranking, relevant, k), ndcg_at(&ranking, relevant, k), auc(&scores, relevant)))
+        let ranking = rank(&scores, k, user as u64, &[]);
+        Ok((recall_at(&ranking, relevant, k), ndcg_at(&ranking, relevant, k), auc(&scores, relevant, &[])))
     });
     let measured: Vec<(f64, f64, Option<f64>)> = measured.collect::<Result<_>>()?;
     if measured.is_empty() {

@@ -1,14 +1,22 @@
-//! How good is it, and how would we know: splits, metrics, and the cold-start evaluation.
+//! How good is it, and how would we know: splits, metrics, and two evaluations: of factors, by what listeners meet next
+//! ([`RankingTask`]), and of predicted vectors, on tracks that are new to everyone ([`ColdStart`]).
 
 mod cold_start;
 pub mod metrics;
+mod ranking;
+mod splits;
 
 pub use cold_start::{ColdStart, ColdStartScores, cold_start};
 pub use metrics::MeanSe;
+pub use ranking::{ListScores, RankingScores, RankingTask};
+pub use splits::{GlobalCut, MIN_HISTORY, UserCuts, hold_out_pairs};
 
 use crate::error::{Error, Result};
 use crate::events::Interactions;
 use crate::ids::TrackId;
+
+/// A pair counts as a success where it was more played than skipped.
+const POSITIVE: f32 = 0.5;
 
 /// Where in 0..1 an id falls, evenly and the same on every machine: a track below 0.2 is in the held-out fifth, and
 /// stays there however much the catalogue grows.
@@ -34,7 +42,7 @@ fn a_split_is_even_fixed_and_another_for_another_seed() {
     assert_eq!(split(&"track 0", 1), split(&TrackId::new("track 0").unwrap(), 1));
 }
 
-/// Events in two: those to fit on, and those of tracks that stand for new ones.
+/// Events in two: those to fit on, and those to be predicted.
 pub struct HoldOut {
     pub train: Interactions,
     pub held_out: Interactions,
@@ -89,7 +97,7 @@ mod tests {
     fn the_ceiling_knows_tastes_that_chance_and_popularity_do_not() {
         let parts = hold_out(&tastes(), 0.25, 1).unwrap();
         let config = AlsConfig { dimensions: 8, ..AlsConfig::default() };
-        let factors = fit(&parts.train, &config, &mut |_, _| ControlFlow::Continue(())).unwrap();
+        let factors = fit(&parts.train, &config, &mut |_| ControlFlow::Continue(())).unwrap();
         let task = ColdStart::new(&factors, &parts.held_out, 1).unwrap();
         let held = task.tracks.len();
         assert!((30..70).contains(&held) && held + factors.tracks.len() == 200);
@@ -113,10 +121,10 @@ mod tests {
         let data = tastes();
         let parts = hold_out(&data, 0.25, 1).unwrap();
         let config = AlsConfig { dimensions: 2, iterations: 1, ..AlsConfig::default() };
-        let factors = fit(&parts.train, &config, &mut |_, _| ControlFlow::Continue(())).unwrap();
+        let factors = fit(&parts.train, &config, &mut |_| ControlFlow::Continue(())).unwrap();
         let task = ColdStart::new(&factors, &parts.held_out, 1).unwrap();
         assert!(task.revealed.indices.iter().all(|user| !task.users.contains(user)));
-        let leaky = fit(&data, &config, &mut |_, _| ControlFlow::Continue(())).unwrap();
+        let leaky = fit(&data, &config, &mut |_| ControlFlow::Continue(())).unwrap();
         assert!(ColdStart::new(&leaky, &parts.held_out, 1).is_err());
         assert!(hold_out(&data, 0.0, 1).is_err() && hold_out(&data, f64::NAN, 1).is_err());
     }
