@@ -67,7 +67,8 @@ pub fn walk(path: &Path) -> impl Iterator<Item = Result<Input>> + use<> {
             Some(item)
         }
         None if none => {
-            let source = std::io::Error::new(std::io::ErrorKind::NotFound, "no file in this folder is audio by its ending");
+            let source =
+                std::io::Error::new(std::io::ErrorKind::NotFound, "no file in this folder is audio by its ending");
             Some(Err(Error::Io { path: folder.clone(), source }))
         }
         None => None,

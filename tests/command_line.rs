@@ -45,6 +45,15 @@ fn what_can_be_read_is_in_the_catalogue_what_cannot_is_in_failures_and_a_second_
     assert_eq!(statuses(&second).iter().filter(|s| **s == "failed").count(), 3);
     let status = &json(dir.path(), 0, &["--catalogue", "c", "status", "--json"])[0];
     assert_eq!((status["tracks"].as_u64(), status["failures"].as_u64()), (Some(5), Some(3)));
+    // The ids by which tracks are asked for.
+    let tracks = json(dir.path(), 0, &["--catalogue", "c", "status", "--tracks", "--json"]);
+    let mut listed: Vec<&str> = tracks.iter().map(|t| t["track"].as_str().unwrap()).collect();
+    let mut added: Vec<&str> = first.iter().filter_map(|l| l["track"].as_str()).collect();
+    listed.sort_unstable();
+    added.sort_unstable();
+    assert_eq!(listed, added);
+    let (_, text, _) = run(dir.path(), &["--catalogue", "c", "status", "--tracks"]);
+    assert!(text.lines().count() == 5 && text.lines().all(|line| line.ends_with(".wav")), "{text}");
     let seq = status["seq"].clone();
 
     // A file that was damaged and is mended is taken; one that is gone from the failures stays gone.
@@ -388,6 +397,10 @@ fn wrong_usage_is_exit_code_2_and_help_teaches() {
         assert_eq!((code, stdout.is_empty()), (2, true), "{wrong:?}: {stderr}");
         assert!(!stderr.is_empty());
     }
+    // A model that is named and not there is not silently another.
+    let named = debut(dir.path()).env("DEBUT_MODEL", "no/model").args(["ingest", "."]).output().unwrap();
+    let stderr = String::from_utf8(named.stderr).unwrap();
+    assert!(named.status.code() == Some(2) && stderr.contains("no/model"), "{stderr}");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "nothing was made");
     for verb in ["ingest", "recommend", "embed", "mel", "factorize", "train", "evaluate", "handover"] {
         let (code, stdout, _) = run(dir.path(), &[verb, "--help"]);

@@ -40,7 +40,7 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
 
-    /// Windows of 28 s to hear of each track, spread over it; more are for pieces that change [default: listen.segments, 1].
+    /// Windows of 27.9 s to hear of each track, spread over it; more are for pieces that change [default: listen.segments, 1].
     #[arg(long, value_name = "N")]
     segments: Option<usize>,
 

@@ -177,12 +177,16 @@ impl Cli {
 
 /// Where the model is: as given, else `$DEBUT_MODEL`, else the shipped one, here or where debut was built.
 fn model_folder(given: Option<&Path>) -> Result<PathBuf> {
-    if let Some(folder) = given {
-        return Ok(folder.to_path_buf());
+    // Whoever names one does not want another where it is not there.
+    let named = given
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("DEBUT_MODEL").filter(|v| !v.is_empty()).map(PathBuf::from));
+    if let Some(folder) = named {
+        return Ok(folder);
     }
     let built = Path::new(env!("CARGO_MANIFEST_DIR")).join(SHIPPED_MODEL);
-    let places = [std::env::var_os("DEBUT_MODEL").map(PathBuf::from), Some(SHIPPED_MODEL.into()), Some(built)];
-    places.into_iter().flatten().find(|folder| folder.join("model.toml").is_file()).ok_or_else(|| Error::NotFound {
+    let places = [SHIPPED_MODEL.into(), built];
+    places.into_iter().find(|folder: &PathBuf| folder.join("model.toml").is_file()).ok_or_else(|| Error::NotFound {
         what: "model (give --model DIR or set DEBUT_MODEL)",
         name: SHIPPED_MODEL.into(),
     })

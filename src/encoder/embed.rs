@@ -120,11 +120,7 @@ impl Model {
             }
             let mels = mels.slice(s![..block.len(), .., ..]);
             if let Some((i, x)) = first_not_finite(mels) {
-                return Err(Error::invalid(
-                    format!("the spectrogram of {}", path(block[i].0)),
-                    "finite numbers",
-                    x,
-                ));
+                return Err(Error::invalid(format!("the spectrogram of {}", path(block[i].0)), "finite numbers", x));
             }
             let said = self.engine.predict(mels, dimensions)?;
             for (&(track, _), said) in block.iter().zip(said.outer_iter()) {
@@ -227,7 +223,11 @@ mod tests {
         let model = model::tests::of(&tiny());
         // Tracks of 40 windows each: the second lies in two batches.
         let windows: Vec<Array2<f32>> = (0..120)
-            .map(|n| Array2::from_shape_fn((tiny().frames, tiny().mel_bands), |(t, m)| ((t * (n % 13 + 3) + m * 7) % 31) as f32 * 0.3))
+            .map(|n| {
+                Array2::from_shape_fn((tiny().frames, tiny().mel_bands), |(t, m)| {
+                    ((t * (n % 13 + 3) + m * 7) % 31) as f32 * 0.3
+                })
+            })
             .collect();
         let path = Path::new("a.mp3");
         let tracks: Vec<(&Path, &[Array2<f32>])> = windows.chunks(40).map(|mels| (path, mels)).collect();

@@ -51,7 +51,7 @@ pub use train::{Epoch, TrainConfig, Trained, train};
 pub struct EncoderConfig {
     /// Mel bands of the input (128).
     pub mel_bands: usize,
-    /// Frames of the input (599, about 28 s).
+    /// Frames of the input (599, 27.9 s).
     pub frames: usize,
     /// Output channels of the four convolutions.
     pub channels: [usize; 4],
