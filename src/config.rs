@@ -15,7 +15,7 @@ use toml::{Table, Value};
 use crate::audio::Listening;
 use crate::encoder::{EncoderConfig, TrainConfig};
 use crate::error::{Error, Result};
-use crate::events::ConfidenceConfig;
+use crate::events::{ConfidenceConfig, EventsConfig};
 use crate::factors::AlsConfig;
 use crate::handover::HandoverConfig;
 use crate::index::IndexConfig;
@@ -26,6 +26,7 @@ use crate::ingest::IngestConfig;
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     pub listen: Listening,
+    pub events: EventsConfig,
     pub confidence: ConfidenceConfig,
     pub als: AlsConfig,
     pub encoder: EncoderConfig,

@@ -295,6 +295,9 @@ fn plays_become_factors_factors_a_model_and_the_model_a_table() {
     assert!(stderr.contains("1 row left out") && stderr.contains("events.csv"), "{stderr}");
     let report: Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!((report["dimensions"].as_u64(), report["left_out"].as_u64()), (Some(8), Some(1)));
+    let (code, _, stderr) = run(dir.path(), &["factorize", "events.csv", "--out", "strict", "--strict"]);
+    assert!(code == 2 && stderr.contains("events.csv:962") && stderr.contains("never,user-1"), "{code} {stderr}");
+    assert!(!dir.path().join("strict").exists());
     let held = report["held_out"].as_u64().unwrap();
     assert_eq!(held + report["tracks"].as_u64().unwrap(), 48);
 

@@ -115,7 +115,7 @@ fn model(args: ModelArgs, context: Context) -> Result<ExitCode> {
     if factors.held_out.is_empty() {
         return Err(Error::invalid(args.factors.display(), "factors made with --hold-out", "no track held out"));
     }
-    let (all, _) = read_interactions(&args.events, &factors.confidence)?;
+    let (all, _) = read_interactions(&args.events, &factors.confidence, &context.config.events)?;
     let (heard, failed) = hear_tracks(&args.audio, &args.cache, args.windows, &context)?;
     let place: HashMap<&TrackId, usize> = heard.tracks.iter().enumerate().map(|(i, id)| (id, i)).collect();
     let held: Ids<TrackId> = factors.held_out.iter().cloned().collect();

@@ -45,7 +45,7 @@ pub struct Args {
 
 pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     let factors = Factors::load(&args.factors)?;
-    let (data, _) = read_interactions(&args.events, &factors.confidence)?;
+    let (data, _) = read_interactions(&args.events, &factors.confidence, &context.config.events)?;
     let words = match &args.tracks {
         None => HashMap::new(),
         Some(path) => read_manifest(path)?.into_iter().filter_map(|i| Some((i.id?, i.info))).collect(),
