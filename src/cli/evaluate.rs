@@ -1,8 +1,8 @@
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use ndarray::{Array1, Array2, s};
+use ndarray::{Array1, Array2, Axis, s};
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -11,7 +11,7 @@ use super::train::{HeardTracks, hear_tracks};
 use super::{Context, evaluate_factors, evaluate_handover, exit_code, model_folder, print_json, print_line};
 use crate::audio::{EXCERPT_FRAMES, FrontEnd};
 use crate::encoder::baseline::mean_mel;
-use crate::encoder::{LinearBaseline, Model};
+use crate::encoder::{BATCH, LinearBaseline, Model};
 use crate::error::{Error, Result};
 use crate::eval::{ColdStart, ColdStartScores, split};
 use crate::factors::Factors;
@@ -73,7 +73,8 @@ struct ModelArgs {
     #[arg(long, value_name = "N", default_value_t = 1)]
     windows: usize,
 
-    /// How many of the windows, evenly spread, the network hears and averages; 1 is the middle one.
+    /// How many of the windows, evenly spread, the network hears and averages; 1 is the middle one (of an even number
+    /// of windows the first of the second half).
     #[arg(long, value_name = "N", default_value_t = 1)]
     segments: usize,
 
@@ -204,8 +205,16 @@ pub fn network(model: &Model, heard: &HeardTracks, tracks: &[usize], segments: u
     let windows = |track: usize| -> Result<Vec<Array2<f32>>> {
         (0..segments).map(|i| middle(heard, track, (2 * i + 1) * heard.windows / (2 * segments))).collect()
     };
-    let mels: Vec<Vec<Array2<f32>>> = tracks.iter().map(|&track| windows(track)).collect::<Result<_>>()?;
-    model.embed_tracks(&mels.iter().map(|mels| &mels[..]).collect::<Vec<_>>())
+    let mut vectors = Array2::zeros((tracks.len(), model.config.encoder.dimensions));
+    // A batch at a time, since the spectrograms of all would not fit into memory.
+    let size = (BATCH / segments).max(1);
+    for (block, mut vectors) in tracks.chunks(size).zip(vectors.axis_chunks_iter_mut(Axis(0), size)) {
+        let mels: Vec<Vec<Array2<f32>>> = block.par_iter().map(|&track| windows(track)).collect::<Result<_>>()?;
+        let tracks: Vec<(&Path, &[Array2<f32>])> =
+            block.iter().zip(&mels).map(|(&track, mels)| (heard.inputs[track].path.as_path(), &mels[..])).collect();
+        vectors.assign(&model.embed_tracks(&tracks)?);
+    }
+    Ok(vectors)
 }
 
 /// The baseline's unit vectors `[n, d]` of the held-out tracks, fitted on the tracks that have factors.
