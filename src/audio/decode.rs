@@ -95,13 +95,14 @@ pub struct Excerpt {
 }
 
 /// The `samples` samples at `sample_rate` Hz around `centre` (0 the beginning of the track, 0.5 its middle, 1 its end).
-/// Near an end the excerpt is moved inside the track.
+/// Near an end the excerpt is moved inside the track. Of `listening` only its time limit counts.
 ///
 /// # Errors
 /// `Io`, `Unsupported`, or `Decode` with the reason: not audio, shorter than a second, silent, damaged beyond half.
-pub fn excerpt(path: &Path, sample_rate: u32, samples: usize, centre: f64) -> Result<Excerpt> {
+pub fn excerpt(path: &Path, sample_rate: u32, samples: usize, centre: f64, listening: &Listening) -> Result<Excerpt> {
+    listening.check()?;
     let mut excerpt = None;
-    let limit = Duration::from_secs_f64(Listening::default().time_limit_s);
+    let limit = Duration::from_secs_f64(listening.time_limit_s);
     let listened = listen(path, sample_rate, samples, &[centre], limit, |window| excerpt = Some(window))?;
     let window = excerpt.expect("one centre gives one window");
     Ok(Excerpt {

@@ -150,8 +150,10 @@ pub struct Listening {
     /// Windows spread over the track, centred at `(i + 0.5) / segments` of it; what the network says of them is
     /// averaged. One is its middle; more are for pieces that change, and cost as many times the time.
     pub segments: usize,
-    /// The longest time, in seconds, that one track may take from its opening to its last spectrogram: 30 (a song takes
-    /// 0.03). It may be a damaged file, or a slow disk: such a failure is tried again by the next run.
+    /// The longest time, in seconds, that one track may take: 30 (a song takes 0.03). It may be a damaged file, or a slow
+    /// disk: such a failure is tried again by the next run. Asked before each read, seek and packet, so what it cannot
+    /// end is a call of the system that does not return, and a loop in a demuxer that reads nothing (a thread cannot be
+    /// stopped from outside without harm). The content hash that names a track is not in it.
     pub time_limit_s: f64,
 }
 
