@@ -1,14 +1,14 @@
 //! Spectrograms on disk in half precision, one file per track, so that training listens only once.
 //!
 //! ```text
-//! <dir>/<front-end id>-<frames>x<windows>/<content hash>.mel
+//! <dir>/<id>-<frames>x<windows>/<content hash>.mel
 //!
-//! "debutmel"  u32 version  u32 windows  u32 frames  u32 mel_bands  16 bytes front-end id  u32 n
+//! "debutmel"  u32 version  u32 windows  u32 frames  u32 mel_bands  16 bytes id  u32 n
 //! n bytes JSON [`About`]   32 bytes BLAKE3 of all that precedes
 //! windows × ( frames·mel_bands f16   32 bytes BLAKE3 of them )            all little-endian
 //! ```
 //!
-//! Each window has its own checksum, so that one can be read, and trusted, without the others. Half precision keeps
+//! The id names the front end and the version of the decoders, so that no two of either are mixed. Each window has its own checksum, so that one can be read, and trusted, without the others. Half precision keeps
 //! 11 bits: at most 0.008 off at the loudest values (about 16), far below what dropout or a crop does to them.
 
 use std::fs::{self, File};
@@ -20,7 +20,7 @@ use half::slice::HalfFloatSliceExt;
 use ndarray::{Array2, Array3};
 use serde::{Deserialize, Serialize};
 
-use super::{FrontEnd, Listening, Tags, hear};
+use super::{DECODER_VERSION, FrontEnd, Listening, Tags, hear};
 use crate::artefact::{atomic_write, content_hash};
 use crate::error::{Error, Result};
 
@@ -39,6 +39,12 @@ pub struct SpectrogramCache {
     front_end: FrontEnd,
     frames: usize,
     listening: Listening,
+}
+
+/// 16 hexadecimal digits that differ where spectrograms may.
+fn id(front_end: &FrontEnd, decoder_version: u32) -> String {
+    let text = format!("{} {decoder_version}", front_end.id());
+    blake3::hash(text.as_bytes()).to_hex()[..16].to_string()
 }
 
 /// The place of one track in the cache.
@@ -76,7 +82,8 @@ impl SpectrogramCache {
         if frames == 0 {
             return Err(Error::invalid("frames of a spectrogram", "at least one", frames));
         }
-        let folder = dir.join(format!("{}-{frames}x{}", front_end.id(), listening.segments));
+        let id = id(front_end, DECODER_VERSION);
+        let folder = dir.join(format!("{id}-{frames}x{}", listening.segments));
         fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
         Ok(SpectrogramCache { folder, front_end: front_end.clone(), frames, listening: listening.clone() })
     }
@@ -158,7 +165,7 @@ impl SpectrogramCache {
         let mut header = MAGIC.to_vec();
         let shape = [VERSION, self.listening.segments as u32, self.frames as u32, self.front_end.mel_bands as u32];
         header.extend(shape.iter().flat_map(|n| n.to_le_bytes()));
-        header.extend(self.front_end.id().as_bytes());
+        header.extend(id(&self.front_end, DECODER_VERSION).as_bytes());
         header.extend((about_len as u32).to_le_bytes());
         header
     }
@@ -302,6 +309,9 @@ mod tests {
         ] {
             assert!(matches!(cache.load(&key), Err(Error::Format { .. })));
         }
+        // Nor do other decoders.
+        assert_ne!(id(&cache.front_end, DECODER_VERSION), id(&cache.front_end, DECODER_VERSION - 1));
+        assert!(cache.folder.ends_with(format!("{}-20x1", id(&cache.front_end, DECODER_VERSION))));
     }
 
     #[test]

@@ -38,8 +38,9 @@ pub use decode::{Excerpt, excerpt};
 pub use mel::LogMel;
 pub use tags::Tags;
 
-/// Raised when decoding changes so that a file which failed may now succeed: recorded failures are then retried.
-pub const DECODER_VERSION: u32 = 2;
+/// Raised when decoding changes so that a file which failed may now succeed, or another part of it is heard: recorded
+/// failures are then retried, and spectrograms that were kept are made again.
+pub const DECODER_VERSION: u32 = 3;
 
 /// Frames of the 30 s excerpt that training keeps (661,504 samples); 599 of them are cropped at random, and its frames
 /// 23..622 are exactly what inference hears.
