@@ -1,8 +1,11 @@
 //! The audio front end against librosa, against known signals in every codec, against itself, and against damage.
 
+mod common;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use common::matroska;
 use debut::Error;
 use debut::audio::resample::Resampler;
 use debut::audio::{Excerpt, FrontEnd, Listening, LogMel, Tags, excerpt, hear};
@@ -348,6 +351,43 @@ fn the_true_length_is_found_where_no_header_tells_it() {
     fs::write(&joined, fs::read(data("data/sweep.mp3")).unwrap().repeat(3)).unwrap();
     let heard = excerpt(&joined, 22_050, 22_050 * 10, 0.5, &windows(1)).unwrap();
     assert!(!heard.tiled && (14.5..15.5).contains(&heard.seconds.unwrap()), "{:?}", heard.seconds);
+    // Nor does it mislead where the window is shorter than what it speaks for.
+    let heard = excerpt(&joined, 22_050, 22_050, 0.5, &windows(1)).unwrap();
+    assert!((6.5..7.5).contains(&heard.start_seconds), "{} of {:?} s", heard.start_seconds, heard.seconds);
+}
+
+#[test]
+fn a_length_that_leaves_much_of_the_file_over_is_not_believed() {
+    let dir = tempfile::tempdir().unwrap();
+    // An mp3 header that tells bytes but no frames (or the other way round): symphonia would estimate the length.
+    let mp3 = fs::read(data("data/sweep.mp3")).unwrap();
+    let at = mp3.windows(4).position(|w| w == b"Info" || w == b"Xing").unwrap();
+    let path = dir.path().join("x.mp3");
+    for flags in [0x0d, 0x0e] {
+        let mut bytes = mp3.clone();
+        bytes[at + 7] = flags;
+        fs::write(&path, bytes).unwrap();
+        let seconds = hear(&path, &bands(), 10, &windows(1)).unwrap().seconds.unwrap();
+        assert!((4.9..5.2).contains(&seconds), "flags {flags}: {seconds} s");
+    }
+
+    // A WAV file whose size was written after two seconds, and never again.
+    let path = dir.path().join("x.wav");
+    float_wav(&path, 8.0, |i| 0.3 * (i as f32 * 0.1).sin());
+    let good = fs::read(&path).unwrap();
+    let size = good.windows(4).position(|w| w == b"data").unwrap() + 4;
+    let claiming = |seconds: u32, behind: &[u8]| {
+        let mut bytes = [&good, behind].concat();
+        bytes[size..size + 4].copy_from_slice(&(seconds * 4 * 22_050).to_le_bytes());
+        fs::write(&path, bytes).unwrap();
+        hear(&path, &bands(), 10, &windows(1)).unwrap().seconds.unwrap()
+    };
+    for seconds in [0, 2] {
+        assert!((claiming(seconds, &[]) - 8.0).abs() < 1e-3, "{seconds} s claimed");
+    }
+    // What follows as a chunk is no music.
+    let list = [b"LIST", &200_000u32.to_le_bytes()[..], &[0; 200_000]].concat();
+    assert!((claiming(8, &list) - 8.0).abs() < 1e-3);
 }
 
 // Against damage.
@@ -530,6 +570,16 @@ fn the_time_limit_holds_for_an_excerpt() {
     assert!(refused.contains("longer than 0.001 s"), "{refused}");
     let never = Listening { time_limit_s: f64::NAN, ..Listening::default() };
     assert!(matches!(excerpt(&path, 22_050, 22_050, 0.5, &never), Err(Error::Invalid { .. })));
+}
+
+#[test]
+fn matroska_is_heard() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.mka");
+    fs::write(&path, matroska(&[])).unwrap();
+    let heard = hear(&path, &bands(), 20, &windows(1)).unwrap();
+    assert_eq!((heard.format, heard.source_rate), ("matroska", 8000));
+    assert!((heard.seconds.unwrap() - 2.0).abs() < 0.01, "{:?}", heard.seconds);
 }
 
 #[test]

@@ -17,7 +17,6 @@ use symphonia::core::codecs::audio::well_known::{
 };
 use symphonia::core::codecs::audio::{AudioCodecId, AudioCodecParameters, AudioDecoder, AudioDecoderOptions};
 use symphonia::core::codecs::registry::CodecRegistry;
-use symphonia::core::common::Limit;
 use symphonia::core::errors::Error as SymphoniaError;
 use symphonia::core::formats::probe::Hint;
 use symphonia::core::formats::{FormatOptions, FormatReader, SeekMode, SeekTo, Track, TrackType};
@@ -28,11 +27,12 @@ use symphonia::core::units::{Duration as Ticks, TimeBase, Timestamp};
 
 use super::aac::{self, AacDecoder};
 use super::flac::FlacDecoder;
+use super::headers::mpeg_tells_its_length;
 use super::mp3::{self, Mp3Decoder};
 use super::opus::{OPUS_RATE, OpusDecoder, OpusHead};
 use super::pcm::PcmDecoder;
 use super::resample::Resampler;
-use super::source::{Deadline, Source, mpeg_without_length};
+use super::source::{Allowance, Deadline, Source};
 use super::tags::Tags;
 use super::vorbis::{self, VorbisDecoder};
 use super::{Listening, Spent, no_panic};
@@ -52,8 +52,6 @@ pub const MAX_CHANNELS: usize = 64;
 /// Frames that a codec may put into one packet. FLAC may use 65,535; a damaged header claims billions, and decoders
 /// allocate that before the first packet.
 const MAX_PACKET_FRAMES: u64 = 1 << 18;
-/// Bytes of one tag, beyond which it is skipped.
-const MAX_TAG_BYTES: usize = 64 << 10;
 /// Decoded ahead of the excerpt and thrown away, in seconds. A packet of mp3 may begin up to 511 bytes of music before
 /// itself, which at 32 kbit/s is 0.2 s; AAC needs the overlap of one packet, Opus 80 ms (RFC 7845, section 4.6).
 const PREROLL: f64 = 0.25;
@@ -362,6 +360,7 @@ enum Decoded {
 struct Reader {
     path: PathBuf,
     deadline: Deadline,
+    allowance: Allowance,
     format: Box<dyn FormatReader>,
     decoder: Box<dyn AudioDecoder>,
     track: u32,
@@ -393,20 +392,17 @@ struct Reader {
 impl Reader {
     /// For excerpts at `to` Hz.
     fn open(path: &Path, to: u32, deadline: Deadline) -> Result<Reader> {
-        let source = Source::open(path, deadline)?;
-        let estimated = mpeg_without_length(path)?;
+        let allowance = Allowance::new();
+        let source = Source::open(path, deadline, allowance.clone())?;
         let options = MediaSourceStreamOptions { buffer_len: 64 << 10 };
         let stream = MediaSourceStream::new(Box::new(source), options);
         let mut hint = Hint::new();
         if let Some(extension) = path.extension().and_then(|e| e.to_str()) {
             hint.with_extension(extension);
         }
-        // Cover art is never loaded.
-        let tag_limits = MetadataOptions::default()
-            .limit_visual_bytes(Limit::Maximum(0))
-            .limit_tag_bytes(Limit::Maximum(MAX_TAG_BYTES));
+        // The limits of symphonia's options are not heeded by its readers; the source has its own.
         let format = symphonia::default::get_probe()
-            .probe(&hint, stream, FormatOptions::default(), tag_limits)
+            .probe(&hint, stream, FormatOptions::default(), MetadataOptions::default())
             .map_err(|e| not_opened(path, &e))?;
         let track =
             format.default_track(TrackType::Audio).ok_or_else(|| Error::decode(path, "no audio track"))?.clone();
@@ -414,12 +410,13 @@ impl Reader {
         let name = format.format_info().short_name;
         let claimed = track.duration.and_then(|d| prepared.time_base.calc_duration(d)).map(|t| t.as_secs_f64());
         let mpeg = matches!(name, "mp1" | "mp2" | "mp3");
-        // A raw stream has no header; its claim is an estimate from the bitrate of its beginning.
-        let trusted = !(mpeg && estimated || name == "aac");
+        // ADTS has no header; its claim is an estimate from the bitrate of its beginning.
+        let trusted = name != "aac" && (!mpeg || mpeg_tells_its_length(path)?);
         let opus_delay = f64::from(prepared.pre_skip.unwrap_or(0)) / f64::from(OPUS_RATE);
         Ok(Reader {
             path: path.to_path_buf(),
             deadline,
+            allowance,
             track: track.id,
             time_base: prepared.time_base,
             to,
@@ -484,6 +481,7 @@ impl Reader {
         let mut errors = 0;
         loop {
             self.check_time()?;
+            self.allowance.renew();
             match self.format.next_packet() {
                 Ok(Some(packet)) if packet.track_id == self.track => return Ok(Some(packet)),
                 Ok(Some(_)) => {}
@@ -559,6 +557,7 @@ impl Reader {
             let ticks = i128::from(target + self.origin) * d / (n * i128::from(self.rate));
             let to = SeekTo::Timestamp { ts: Timestamp::new(ticks as i64), track_id: self.track };
             self.fresh = false;
+            self.allowance.lift();
             match self.format.seek(SeekMode::Accurate, to) {
                 Ok(sought) if self.frames(sought.actual_ts.get()) - self.origin <= target => {
                     self.decoder.reset();

@@ -24,6 +24,7 @@ pub mod aac;
 pub mod cache;
 pub mod decode;
 pub mod flac;
+mod headers;
 pub mod mel;
 pub mod mp3;
 pub mod opus;
