@@ -560,6 +560,33 @@ fn claims_that_are_too_large_to_be_true_cost_nothing() {
     assert!((heard.seconds.unwrap() - 2.5).abs() < 0.01, "{:?}", heard.seconds);
 }
 
+/// Bytes before the music: a tag of ten bytes of zeros.
+const SMALL_TAG: &[u8] = b"ID3\x04\0\0\0\0\0\x0a\0\0\0\0\0\0\0\0\0\0";
+
+#[test]
+fn kinds_of_audio_that_are_not_read_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    for (magic, name) in [
+        (&b"wvpk\x20\0\0\0"[..], "WavPack"),
+        (b"MAC \x96\x0f", "Monkey's Audio"),
+        (b"TTA1\x01\0", "True Audio"),
+        (b"DSD \x1c\0", "DSF"),
+        (b"\x7f\xfe\x80\x01\xfc\x3c", "DTS"),
+        (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "Windows Media"),
+        (b"RIFF\0\x10\0\0AVI LIST", "AVI"),
+    ] {
+        // Sync words of mp3, which a scan would find.
+        let frames = [0xff, 0xfb, 0x90, 0x64].repeat(10_000);
+        for tag in [&b""[..], SMALL_TAG] {
+            let path = dir.path().join("x.mp3");
+            fs::write(&path, [tag, magic, &frames].concat()).unwrap();
+            let refused = hear(&path, &bands(), 40, &windows(1)).unwrap_err();
+            assert!(matches!(refused, Error::Unsupported { .. }), "{refused}");
+            assert!(refused.to_string().contains(&format!("found {name}")), "{refused}");
+        }
+    }
+}
+
 #[test]
 fn the_time_limit_holds_for_an_excerpt() {
     let dir = tempfile::tempdir().unwrap();

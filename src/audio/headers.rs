@@ -1,5 +1,5 @@
-//! What the first bytes of a file say, before symphonia sees them: which header bytes must be bent for it to be read well
-//! and in little memory, and whether the length that it claims may be believed.
+//! What the first bytes of a file say, before symphonia sees them: whether it is of a kind that is not read, which header
+//! bytes must be bent for it to be read well and in little memory, and whether the length that it claims may be believed.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -297,6 +297,53 @@ pub(super) fn start_of_last_tags(file: &mut File, length: u64) -> io::Result<u64
         }
     }
     Ok(length)
+}
+
+/// The kinds of audio that are not read, by their first bytes: symphonia would take some of them for damaged files of
+/// other kinds.
+const NOT_READ: [(&[u8], &str); 26] = [
+    (b"wvpk", "WavPack"),
+    (b"MAC ", "Monkey's Audio"),
+    (b"TTA1", "True Audio"),
+    (b"TTA2", "True Audio"),
+    (b"tBaK", "TAK"),
+    (b"OFR ", "OptimFROG"),
+    (b"ajkg", "Shorten"),
+    (b"MPCK", "Musepack"),
+    (b"MP+", "Musepack"),
+    (b"DSD ", "DSF (1-bit audio)"),
+    (b"FRM8", "DSDIFF (1-bit audio)"),
+    (b"\x7f\xfe\x80\x01", "DTS"),
+    (b"\xfe\x7f\x01\x80", "DTS"),
+    (b"\x1f\xff\xe8\x00", "DTS"),
+    (b"\xff\x1f\x00\xe8", "DTS"),
+    (b"DTSHDHDR", "DTS-HD"),
+    (b"\x0b\x77", "AC-3"),
+    (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "Windows Media (ASF)"),
+    (b".RMF", "RealMedia"),
+    (b".ra\xfd", "RealAudio"),
+    (b"#!AMR", "AMR"),
+    (b"riff\x2e\x91\xcf\x11", "Wave64"),
+    (b".snd", "Sun audio (AU)"),
+    (b"FLV\x01", "Flash video"),
+    (b"MThd", "MIDI"),
+    (b"\x00\x00\x01\xba", "an MPEG program stream"),
+];
+
+/// # Errors
+/// `Unsupported`, with its name, if a known kind of audio that is not read begins at `music`.
+pub(super) fn refuse_what_is_not_read(path: &Path, file: &mut File, music: u64) -> Result<()> {
+    let mut head = Vec::with_capacity(12);
+    file.seek(SeekFrom::Start(music)).map_err(Error::io(path))?;
+    file.take(12).read_to_end(&mut head).map_err(Error::io(path))?;
+    let found = match head[..] {
+        [b'R', b'I', b'F', b'F', _, _, _, _, b'A', b'V', b'I', b' '] => Some("AVI"),
+        _ => NOT_READ.iter().find(|(magic, _)| head.starts_with(magic)).map(|&(_, name)| name),
+    };
+    match found {
+        Some(found) => Err(Error::unsupported(path, "a container that we read", found)),
+        None => Ok(()),
+    }
 }
 
 /// Whether the header of a bare MPEG audio stream tells its length: how many frames there are, and in how many bytes, which

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use symphonia::core::io::MediaSource;
 
-use super::headers::{Bent, Headers, MAX_TAGS, end_of_tags, start_of_last_tags};
+use super::headers::{Bent, Headers, MAX_TAGS, end_of_tags, refuse_what_is_not_read, start_of_last_tags};
 use crate::error::{Error, Result};
 
 /// The moment from which on nothing more is read of a track.
@@ -90,7 +90,8 @@ pub(super) struct Source {
 
 impl Source {
     /// # Errors
-    /// `Decode` for what is not a regular file: opening a pipe would block, reading a device never ends.
+    /// `Decode` for what is not a regular file: opening a pipe would block, reading a device never ends. `Unsupported` for
+    /// a kind of audio that is known and not read.
     pub fn open(path: &Path, deadline: Deadline, allowance: Allowance) -> Result<Source> {
         let found = std::fs::metadata(path).map_err(Error::io(path))?;
         if !found.is_file() {
@@ -102,6 +103,7 @@ impl Source {
         }
         let mut file = File::open(path).map_err(Error::io(path))?;
         let music = end_of_tags(&mut file).map_err(Error::io(path))?;
+        refuse_what_is_not_read(path, &mut file, music)?;
         let start = if music > MAX_TAGS { music } else { 0 };
         let behind = start_of_last_tags(&mut file, found.len()).map_err(Error::io(path))?;
         let end = if found.len() - behind > MAX_TAGS { behind } else { found.len() };
