@@ -90,13 +90,13 @@ impl WeightedRidge {
         self.substitute()
     }
 
-    /// `A⁻¹v` `[d]`.
+    /// `A⁻¹(b + v)` `[d]`: with a pull `v` beside the entries', as a prior has.
     ///
     /// # Errors
     /// As [`WeightedRidge::solve`].
-    pub fn apply_inverse(&mut self, gram: &Gram, ridge: f32, entries: Entries, v: &[f32]) -> Result<&[f32]> {
+    pub fn solve_with(&mut self, gram: &Gram, ridge: f32, entries: Entries, v: &[f32]) -> Result<&[f32]> {
         self.assemble(gram, entries);
-        self.b.iter_mut().zip(v).for_each(|(b, &v)| *b = v.into());
+        self.b.iter_mut().zip(v).for_each(|(b, &v)| *b += f64::from(v));
         self.factorise(ridge)?;
         Ok(self.substitute()?.0)
     }
