@@ -26,15 +26,16 @@ use symphonia::core::meta::MetadataOptions;
 use symphonia::core::packet::Packet;
 use symphonia::core::units::{Duration as Ticks, TimeBase, Timestamp};
 
-use super::aac::{self, AacDecoder};
+use super::aac::AacDecoder;
 use super::flac::FlacDecoder;
-use super::mp3::{self, Mp3Decoder};
+use super::half;
+use super::mp3::Mp3Decoder;
 use super::opus::{OPUS_RATE, OpusDecoder, OpusHead};
 use super::pcm::PcmDecoder;
 use super::resample::Resampler;
 use super::source::{Deadline, Source, mpeg_without_length};
 use super::tags::Tags;
-use super::vorbis::{self, VorbisDecoder};
+use super::vorbis::VorbisDecoder;
 use super::{Listening, Spent, no_panic};
 use crate::error::{Error, Result};
 
@@ -767,9 +768,7 @@ const HALF_BAND: u32 = 22_050;
 fn lower_half_rate(codec: AudioCodecId, rate: u32) -> u32 {
     match codec {
         CODEC_ID_OPUS => OPUS_RATE / 2,
-        CODEC_ID_MP3 => mp3::output_rate(rate),
-        CODEC_ID_AAC => aac::output_rate(rate),
-        CODEC_ID_VORBIS => vorbis::output_rate(rate),
+        CODEC_ID_MP3 | CODEC_ID_AAC | CODEC_ID_VORBIS => half::output_rate(rate),
         _ => rate,
     }
 }

@@ -21,9 +21,12 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 
 pub mod aac;
+mod bits;
 pub mod cache;
+mod dct;
 pub mod decode;
 pub mod flac;
+mod half;
 pub mod mel;
 pub mod mp3;
 pub mod opus;
@@ -31,6 +34,8 @@ pub mod pcm;
 pub mod resample;
 mod source;
 pub mod tags;
+#[cfg(test)]
+mod testing;
 pub mod vorbis;
 
 pub use cache::{CachedKey, SpectrogramCache};

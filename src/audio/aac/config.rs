@@ -2,8 +2,8 @@
 
 use symphonia::core::errors::{Error, Result};
 
-use super::bits::Bits;
 use super::rates::BY_INDEX;
+use crate::audio::bits::Bits;
 
 /// The error for what adds half of its bandwidth by a method that we lack. What lies in its core alone sounds like
 /// another song.
@@ -19,7 +19,7 @@ pub(super) struct Config {
 
 impl Config {
     pub fn parse(bytes: &[u8]) -> Result<Config> {
-        let mut bits = Bits::new(bytes);
+        let mut bits = Bits::new(bytes, 0);
         let kind = object_type(&mut bits);
         let rate = match bits.read(4) as usize {
             15 => bits.read(24),
