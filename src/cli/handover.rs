@@ -141,6 +141,7 @@ pub fn hand_over_all(
         seconds: None,
         tiled: false,
         model: None,
+        windows: None,
         predicted: None,
         vector: Vec::new(),
         norm: space.typical_norm,
