@@ -715,16 +715,23 @@ impl Reader {
             }
             let first = (from + samples.len() as i64 - here).clamp(0, frames as i64) as usize;
             let take = (frames - first).min(n - samples.len());
+            let before = samples.len();
             downmix(&decoded, first, take, &mut samples);
+            if let Some(wrong) = samples[before..].iter().find(|s| s.is_nan() || s.abs() > MAX_AMPLITUDE) {
+                // Damage to this packet, which the next one must not overlap with; or to all, and then nothing is left.
+                let reason = format!("a sample is {wrong}, expected finite numbers around -1 to 1");
+                samples.truncate(before);
+                self.note(reason);
+                self.decoder.reset();
+                in_doubt = true;
+                continue;
+            }
             // A decoder of the lower half mixes the channels itself.
             self.channels = self.channels.max(channels);
             at = Some(here + frames as i64);
             if samples.len() >= n {
                 break;
             }
-        }
-        if let Some(wrong) = samples.iter().find(|s| s.is_nan() || s.abs() > MAX_AMPLITUDE) {
-            return Err(self.refuse(format!("a sample is {wrong}, expected finite numbers around -1 to 1")));
         }
         Ok(Decoded::Samples { samples, lost })
     }
