@@ -54,6 +54,14 @@ use super::half::{HALVED_FROM, output_rate, reduction};
 const FIRST_WHOLE: u64 = 8;
 const WHOLE_EVERY: u64 = 64;
 
+/// Whether a stream with this AudioSpecificConfig is one that a decoder of AAC-LC decodes, all of it.
+///
+/// # Errors
+/// `Unsupported`, naming its kind, or `DecodeError`.
+pub fn check(config: &[u8]) -> Result<()> {
+    Config::parse(config).map(|_| ())
+}
+
 /// The symphonia decoder. It gives one plane at [`output_rate`].
 pub struct AacDecoder {
     params: AudioCodecParameters,
