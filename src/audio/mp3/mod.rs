@@ -16,7 +16,6 @@
 //! Layers I and II are left to symphonia.
 
 mod bands;
-mod bits;
 mod books;
 mod header;
 mod huffman;
@@ -40,7 +39,6 @@ use symphonia::core::errors::{Error, Result};
 use symphonia::core::packet::PacketRef;
 
 use bands::{Block, LINES, Layout};
-use bits::Bits;
 use header::Header;
 use huffman::Lines;
 use hybrid::{Hybrid, SLOTS, Subbands};
@@ -48,10 +46,8 @@ use polyphase::Polyphase;
 use reservoir::Reservoir;
 use side::{Scale, Side};
 
-/// The rate (Hz) at which a file of `source_rate` is decoded: half of 44.1 and 48 kHz, others as they are.
-pub fn output_rate(source_rate: u32) -> u32 {
-    if source_rate > 32_000 { source_rate / 2 } else { source_rate }
-}
+use super::bits::Bits;
+use super::half::output_rate;
 
 /// The symphonia decoder. One plane comes out, the mean of the channels, at [`output_rate`].
 ///
