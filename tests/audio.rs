@@ -4,8 +4,10 @@ mod common;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::Duration;
 
-use common::matroska;
+use common::{matroska, ogg_pages};
 use debut::Error;
 use debut::audio::resample::Resampler;
 use debut::audio::{Excerpt, FrontEnd, Listening, LogMel, Tags, excerpt, hear};
@@ -388,6 +390,91 @@ fn a_length_that_leaves_much_of_the_file_over_is_not_believed() {
     // What follows as a chunk is no music.
     let list = [b"LIST", &200_000u32.to_le_bytes()[..], &[0; 200_000]].concat();
     assert!((claiming(8, &list) - 8.0).abs() < 1e-3);
+}
+
+// Ogg files that go on with another one.
+
+/// Links of a chain, each a file of the test data, with streams of their own.
+fn chain(names: &[&str]) -> Vec<u8> {
+    let link =
+        |(i, name): (usize, &&str)| ogg_pages(&fs::read(data("data").join(name)).unwrap(), 100 + i as u32).concat();
+    names.iter().enumerate().flat_map(link).collect()
+}
+
+/// All of a file, from its beginning.
+fn whole(path: &Path) -> Excerpt {
+    let length = hear(path, &bands(), 10, &windows(1)).unwrap().seconds.unwrap();
+    excerpt(path, 22_050, ((length + 0.5) * 22_050.0) as usize, 0.5, &windows(1)).unwrap()
+}
+
+#[test]
+fn the_links_of_a_chain_are_heard_where_they_lie() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.ogg");
+    for names in [["clicks.ogg", "steps.ogg", "clicks.ogg"], ["steps.opus", "steps.opus", "steps.opus"]] {
+        fs::write(&path, chain(&names)).unwrap();
+        let all = whole(&path);
+        let mut at = 0;
+        for name in names {
+            let link = whole(&data("data").join(name));
+            let length = (link.seconds.unwrap() * 22_050.0).round() as usize;
+            // But for the seams, where the resampler reaches into the neighbour.
+            let (from, to) = (1000, length - 1000);
+            let worst = (from..to).map(|i| (link.samples[i] - all.samples[at + i]).abs()).fold(0.0, f32::max);
+            assert!(worst < 2e-3, "{name} at {at} of {names:?}: {worst}");
+            at += length;
+        }
+        let seconds = all.seconds.unwrap();
+        assert!((seconds - at as f64 / 22_050.0).abs() < 0.01, "{names:?}: {seconds} s");
+        // A window, wherever it lies, is that part of the whole.
+        for centre in [0.1, 0.35, 0.5, 0.8, 1.0] {
+            let part = excerpt(&path, 22_050, 11_025, centre, &windows(1)).unwrap();
+            assert!((part.start_seconds - (centre * seconds - 0.25).clamp(0.0, seconds - 0.5)).abs() < 0.01);
+            assert_eq!(part.seconds, all.seconds);
+            let decibel = agreement(&all, &part);
+            assert!(decibel > 40.0, "{names:?} at {centre}: {decibel:.0} dB");
+        }
+    }
+}
+
+#[test]
+fn a_link_with_another_rate_counts_and_is_heard() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.ogg");
+    // 5 s at 16 kHz, 4 s at 44.1 kHz.
+    fs::write(&path, chain(&["sweep.ogg", "clicks.ogg"])).unwrap();
+    let (sweep, clicks) = (whole(&data("data/sweep.ogg")), whole(&data("data/clicks.ogg")));
+    for (centre, link, rate, start) in [(0.2, &sweep, 16_000, 0.0), (0.8, &clicks, 44_100, 5.0)] {
+        let mut part = excerpt(&path, 22_050, 11_025, centre, &windows(1)).unwrap();
+        assert_eq!((part.source_rate, part.lost), (rate, 0.0));
+        assert!((part.seconds.unwrap() - 9.0).abs() < 0.01, "{:?}", part.seconds);
+        part.start_seconds -= start;
+        let decibel = agreement(link, &part);
+        assert!(decibel > 40.0, "at {centre}: {decibel:.0} dB");
+    }
+    // Across the seam only one of the links is heard, and that is said.
+    let across = excerpt(&path, 22_050, 22_050 * 3, 4.5 / 9.0, &windows(1)).unwrap();
+    assert!((0.2..0.5).contains(&across.lost), "{}", across.lost);
+}
+
+#[test]
+fn a_chain_with_two_streams_in_one_link_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.ogg");
+    let file = |name: &str, serial| ogg_pages(&fs::read(data("data").join(name)).unwrap(), serial);
+    // The pages of the second link are those of two files in turn.
+    let (one, other) = (file("clicks.ogg", 2), file("clicks.ogg", 3));
+    let turns = one.into_iter().zip(other).flat_map(|(a, b)| [a, b]);
+    fs::write(&path, file("steps.ogg", 1).into_iter().chain(turns).collect::<Vec<_>>().concat()).unwrap();
+    let (done, waiting) = mpsc::channel();
+    std::thread::spawn(move || {
+        // Longer than the first link, shorter than both: the file is walked, and then sought in. The last window begins
+        // behind the first page of the stream.
+        let heard = hear(&path, &bands(), 64, &windows(4)).map(|heard| heard.seconds);
+        done.send(heard).unwrap();
+    });
+    let seconds = waiting.recv_timeout(Duration::from_secs(60)).expect("a seek that never ends").unwrap().unwrap();
+    assert!((seconds - 5.5).abs() < 0.05, "{seconds} s");
 }
 
 // Against damage.

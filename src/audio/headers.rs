@@ -397,3 +397,40 @@ fn a_header_with_frames_and_bytes_tells_the_length() {
     }
     assert!(fills(1000, 1100) && !fills(1000, 1101) && fills(u64::MAX, 5));
 }
+
+/// Whether an Ogg file ends in another stream than those which it begins with: links of a chain, of which the headers of
+/// the first speak for the first.
+pub(super) fn ogg_is_chained(path: &Path) -> Result<bool> {
+    const PAGE: u64 = 27 + 255 + 255 * 255;
+    let mut file = File::open(path).map_err(Error::io(path))?;
+    let mut at = end_of_tags(&mut file).map_err(Error::io(path))?;
+    // The first pages of all streams of the first link come first, and are short: one packet of identification each.
+    let mut first = Vec::new();
+    loop {
+        let mut head = [0; 27 + 255];
+        file.seek(SeekFrom::Start(at)).map_err(Error::io(path))?;
+        let n = file.read(&mut head).map_err(Error::io(path))?;
+        match page(&head[..n]) {
+            Some((serial, true)) if first.len() < 64 => first.push(serial),
+            _ => break,
+        }
+        let segments = usize::from(head[26]);
+        at += 27 + segments as u64 + head[27..27 + segments].iter().map(|&b| u64::from(b)).sum::<u64>();
+    }
+    let length = file.seek(SeekFrom::End(0)).map_err(Error::io(path))?;
+    file.seek(SeekFrom::Start(length.saturating_sub(PAGE))).map_err(Error::io(path))?;
+    let mut end = Vec::with_capacity(PAGE as usize);
+    file.take(PAGE).read_to_end(&mut end).map_err(Error::io(path))?;
+    let last = (0..end.len()).rev().find_map(|at| page(&end[at..]));
+    Ok(last.is_some_and(|(serial, _)| !first.is_empty() && !first.contains(&serial)))
+}
+
+/// The stream of the Ogg page (RFC 3533, section 6) that begins here, and whether it is its first.
+fn page(bytes: &[u8]) -> Option<(u32, bool)> {
+    match bytes.first_chunk::<27>()? {
+        [b'O', b'g', b'g', b'S', 0, flags, _, _, _, _, _, _, _, _, a, b, c, d, ..] if flags & 0xf8 == 0 => {
+            Some((u32::from_le_bytes([*a, *b, *c, *d]), flags & 2 != 0))
+        }
+        _ => None,
+    }
+}

@@ -62,6 +62,32 @@ pub fn music(folder: &Path, n: usize) -> PathBuf {
     music
 }
 
+/// The pages of an Ogg file (RFC 3533), as those of the stream `serial`.
+pub fn ogg_pages(bytes: &[u8], serial: u32) -> Vec<Vec<u8>> {
+    let mut pages = Vec::new();
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let segments = usize::from(rest[26]);
+        let length = 27 + segments + rest[27..27 + segments].iter().map(|&n| usize::from(n)).sum::<usize>();
+        let (page, behind) = rest.split_at(length);
+        let mut page = page.to_vec();
+        page[14..18].copy_from_slice(&serial.to_le_bytes());
+        ogg_checksum(&mut page);
+        pages.push(page);
+        rest = behind;
+    }
+    pages
+}
+
+/// Writes the checksum of a page into it.
+pub fn ogg_checksum(page: &mut [u8]) {
+    page[22..26].fill(0);
+    let crc = page.iter().fold(0u32, |crc, &byte| {
+        (0..8).fold(crc ^ u32::from(byte) << 24, |crc, _| crc << 1 ^ if crc >> 31 == 1 { 0x04c1_1db7 } else { 0 })
+    });
+    page[22..26].copy_from_slice(&crc.to_le_bytes());
+}
+
 /// An element of Matroska: its identifier, eight bytes of length, its content.
 pub fn element(id: &[u8], content: &[u8]) -> Vec<u8> {
     [id, &(content.len() as u64 | 1 << 56).to_be_bytes(), content].concat()
