@@ -634,8 +634,23 @@ fn claims_that_are_too_large_to_be_true_cost_nothing() {
     for channels in [0u16, 65, u16::MAX] {
         println!("{channels} channels: {:?}", patched(22, &channels.to_le_bytes()));
     }
-    for rate in [0u32, 768_001, u32::MAX] {
+    for rate in [0u32, 1, 999, 768_001, u32::MAX] {
         patched(24, &rate.to_le_bytes()).unwrap_err();
+    }
+    // An MP4 file that does not say its rate, in ticks of which there is one a second: the packets tell.
+    let mut m4a = fs::read(data("data/steps-alac.m4a")).unwrap();
+    let after = |name: &[u8]| m4a.windows(4).position(|w| w == name).unwrap() + 4;
+    let (rate, ticks) = (after(b"stsd") + 8 + 32, after(b"mdhd") + 12);
+    assert_eq!((&m4a[rate..rate + 2], &m4a[ticks..ticks + 4]), (&[0x1f, 0x40][..], &[0, 0, 0x1f, 0x40][..]));
+    m4a[rate..rate + 2].fill(0);
+    m4a[ticks..ticks + 4].copy_from_slice(&1u32.to_be_bytes());
+    let path = dir.path().join("x.m4a");
+    fs::write(&path, m4a).unwrap();
+    let heard = hear(&path, &bands(), 10, &windows(1));
+    println!("ALAC: {:?}", heard.as_ref().map(|heard| (heard.source_rate, heard.seconds)));
+    assert!(heard.is_err() || heard.unwrap().source_rate == 8000);
+    for align in [0u16, u16::MAX] {
+        let _ = patched(32, &align.to_le_bytes());
     }
     // A FLAC header that claims the longest possible track: the true length is found.
     let mut flac = fs::read(data("data/sweep.flac")).unwrap();

@@ -48,6 +48,9 @@ pub const SILENCE: f32 = 1e-4;
 pub const MAX_AMPLITUDE: f32 = 100.0;
 /// Above the highest rate that converters sell; a damaged header claims millions.
 pub const MAX_RATE: u32 = 768_000;
+/// As low as a front end may go. Each rate has its filter, of a length in proportion to the ratio of the rates: from a
+/// claimed 1 Hz it has gigabytes.
+pub const MIN_RATE: u32 = 1000;
 pub const MAX_CHANNELS: usize = 64;
 /// Frames that a codec may put into one packet. FLAC may use 65,535; a damaged header claims billions, and decoders
 /// allocate that before the first packet.
@@ -682,7 +685,11 @@ impl Reader {
                 continue;
             }
             if rate != self.rate {
-                if rate_may_change && samples.is_empty() && (1..=MAX_RATE).contains(&rate) {
+                let possible = (MIN_RATE..=MAX_RATE).contains(&rate);
+                if !possible {
+                    self.note(format!("a packet has a sample rate of {rate} Hz, expected 1 to 768 kHz"));
+                }
+                if possible && rate_may_change && samples.is_empty() {
                     (self.rate, self.source_rate) = (rate, rate * self.decimation);
                     return Ok(Decoded::RateIs(rate));
                 }
@@ -775,7 +782,7 @@ impl Prepared {
             .ok_or_else(|| Error::decode(path, "no time base"))?;
         // MP4 has no room for rates from 64 kHz on and says 0; its timescale is the rate then. Whatever we take, the
         // first packet corrects it.
-        let source_rate = header_rate.unwrap_or(time_base.denom.get()).min(MAX_RATE);
+        let source_rate = header_rate.unwrap_or(time_base.denom.get()).clamp(MIN_RATE, MAX_RATE);
         let rate = if half { lower_half_rate(params.codec, source_rate) } else { source_rate };
         let head = params.extra_data.as_deref().filter(|_| params.codec == CODEC_ID_OPUS).and_then(OpusHead::parse);
         // The granule position of Opus counts the pre-skip (RFC 7845, section 4.3).
@@ -869,10 +876,11 @@ fn lower_half_rate(codec: AudioCodecId, rate: u32) -> u32 {
 /// Refuses what would make a decoder allocate by a claim, and what would be decoded wrongly.
 fn check_params(path: &Path, params: &AudioCodecParameters) -> Result<()> {
     let refuse = |expected: &str, found: String| Err(Error::unsupported(path, expected, found));
-    if let Some(rate) = params.sample_rate
-        && rate > MAX_RATE
+    // 0 is not told.
+    if let Some(rate) = params.sample_rate.filter(|&rate| rate > 0)
+        && !(MIN_RATE..=MAX_RATE).contains(&rate)
     {
-        return refuse("a sample rate up to 768 kHz", format!("{rate} Hz"));
+        return refuse("a sample rate of 1 to 768 kHz", format!("{rate} Hz"));
     }
     if let Some(channels) = params.channels.as_ref().map(|c| c.count())
         && !(1..=MAX_CHANNELS).contains(&channels)
