@@ -178,8 +178,8 @@ fn layouts_and_rates_are_reported() {
     ] {
         let heard = hear(&data("data").join(name), &bands(), 20, &windows(1)).unwrap();
         assert_eq!(
-            (heard.format, heard.codec, heard.source_rate, heard.channels),
-            (format, codec, rate, channels),
+            (heard.format, heard.codec, heard.source_rate, heard.channels, heard.lost),
+            (format, codec, rate, channels, 0.0),
             "{name}"
         );
         let seconds = heard.seconds.unwrap();
@@ -452,6 +452,9 @@ fn a_link_with_another_rate_counts_and_is_heard() {
         let decibel = agreement(link, &part);
         assert!(decibel > 40.0, "at {centre}: {decibel:.0} dB");
     }
+    // Each window has its own rate; none is lost.
+    let heard = hear(&path, &bands(), 10, &windows(4)).unwrap();
+    assert!(heard.lost < 0.1, "{}", heard.lost);
     // Across the seam only one of the links is heard, and that is said.
     let across = excerpt(&path, 22_050, 22_050 * 3, 4.5 / 9.0, &windows(1)).unwrap();
     assert!((0.2..0.5).contains(&across.lost), "{}", across.lost);
@@ -702,12 +705,28 @@ fn the_time_limit_holds_for_an_excerpt() {
 }
 
 #[test]
+fn what_is_silent_in_place_of_damage_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.flac");
+    let whole = fs::read(data("data/sweep.flac")).unwrap();
+    // Frames in the middle of the file that are no frames.
+    let mut hole = whole.clone();
+    let (from, to) = (whole.len() * 2 / 5, whole.len() * 3 / 5);
+    hole[from..to].fill(0);
+    for (bytes, least, most) in [(whole, 0.0, 0.0), (hole, 0.1, 0.5)] {
+        fs::write(&path, bytes).unwrap();
+        let heard = hear(&path, &bands(), 40, &windows(1)).unwrap();
+        assert!((least..=most).contains(&heard.lost), "{}", heard.lost);
+    }
+}
+
+#[test]
 fn matroska_is_heard() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x.mka");
     fs::write(&path, matroska(&[])).unwrap();
     let heard = hear(&path, &bands(), 20, &windows(1)).unwrap();
-    assert_eq!((heard.format, heard.source_rate), ("matroska", 8000));
+    assert_eq!((heard.format, heard.source_rate, heard.lost), ("matroska", 8000, 0.0));
     assert!((heard.seconds.unwrap() - 2.0).abs() < 0.01, "{:?}", heard.seconds);
 }
 

@@ -770,7 +770,7 @@ impl Prepared {
         };
         let decoder = decoder.map_err(|e| match e {
             SymphoniaError::Unsupported("aac: aac too complex") => {
-                Error::unsupported(path, "AAC-LC in mono or stereo", "AAC of another kind, or of more channels")
+                Error::unsupported(path, "AAC-LC", "AAC of another kind")
             }
             SymphoniaError::Unsupported(what) => Error::unsupported(path, "a codec that we decode", what),
             damage => Error::decode(path, damage),

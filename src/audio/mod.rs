@@ -233,6 +233,8 @@ pub struct Heard {
     pub source_rate: u32,
     /// Channels of the file; what is heard is their mean.
     pub channels: usize,
+    /// Part of all windows (0 to ½) that could not be decoded and is silent.
+    pub lost: f64,
     pub spent: Spent,
 }
 
@@ -253,12 +255,14 @@ pub fn hear(path: &Path, front_end: &FrontEnd, frames: usize, listening: &Listen
     let mut log_mel = LogMel::new(front_end);
     let mut mels = Vec::with_capacity(windows);
     let mut start_seconds = Vec::with_capacity(windows);
+    let mut lost = 0.0;
     let mut mel_time = Duration::ZERO;
     let limit = Duration::from_secs_f64(listening.time_limit_s);
     let listened = decode::listen(path, front_end.sample_rate, samples, &centres, limit, |window| {
         let started = Instant::now();
         mels.push(log_mel.compute(&window.samples));
         start_seconds.push(window.start_seconds);
+        lost += window.lost / windows as f64;
         mel_time += started.elapsed();
     })?;
     Ok(Heard {
@@ -271,6 +275,7 @@ pub fn hear(path: &Path, front_end: &FrontEnd, frames: usize, listening: &Listen
         codec: listened.codec,
         source_rate: listened.source_rate,
         channels: listened.channels,
+        lost,
         spent: Spent { mel: mel_time, ..listened.spent },
     })
 }
