@@ -492,6 +492,7 @@ fn heard_or_refused(path: &Path) -> Result<(), Error> {
         Err(e) => {
             assert!(matches!(e, Error::Decode { .. } | Error::Unsupported { .. }), "{e:?}");
             assert!(e.to_string().starts_with(path.to_str().unwrap()), "{e}");
+            assert!(!e.to_string().contains("panicked"), "{e}");
             Err(e)
         }
     }
