@@ -136,10 +136,21 @@ pub fn embed(
     stop: &AtomicBool,
     report: &(dyn Fn(Option<&Error>) + Sync),
 ) -> Result<Embedded> {
+    run(model, model.device() == Device::Cpu, inputs, listening, stop, report)
+}
+
+/// `on_cpu`: workers take their batches through the network; else this thread does.
+fn run(
+    model: &Model,
+    on_cpu: bool,
+    inputs: Vec<Result<Input>>,
+    listening: &Listening,
+    stop: &AtomicBool,
+    report: &(dyn Fn(Option<&Error>) + Sync),
+) -> Result<Embedded> {
     listening.check()?;
     let started = Instant::now();
     let workers = rayon::current_num_threads();
-    let on_cpu = model.device() == Device::Cpu;
     let job = Job {
         model,
         listening,
@@ -324,11 +335,22 @@ mod tests {
         segments: usize,
         stop_after: u64,
     ) -> Result<Embedded> {
+        embed_where(true, threads, model, inputs, segments, stop_after)
+    }
+
+    fn embed_where(
+        on_cpu: bool,
+        threads: usize,
+        model: &Model,
+        inputs: Vec<Result<Input>>,
+        segments: usize,
+        stop_after: u64,
+    ) -> Result<Embedded> {
         let (stop, told) = (AtomicBool::new(false), AtomicU64::new(0));
         let listening = Listening { segments, ..Listening::default() };
         let pool = ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {
-            embed(model, inputs, &listening, &stop, &|_| {
+            run(model, on_cpu, inputs, &listening, &stop, &|_| {
                 if told.fetch_add(1, Ordering::Relaxed) + 1 >= stop_after {
                     stop.store(true, Ordering::Relaxed);
                 }
@@ -355,6 +377,18 @@ mod tests {
                 assert_eq!(many.times.at_work() + wait, seconds * had as u32);
             }
         }
+    }
+
+    #[test]
+    fn one_thread_that_feeds_a_device_makes_the_same_rows() {
+        let dir = tempfile::tempdir().unwrap();
+        let model = model(1.0);
+        let here = embed_with(2, &model, inputs(dir.path(), 200), 1, u64::MAX).unwrap();
+        let there = embed_where(false, 3, &model, inputs(dir.path(), 200), 1, u64::MAX).unwrap();
+        assert_eq!((there.rows, there.times.threads), (here.rows, 4));
+        let stopped = embed_where(false, 3, &model, inputs(dir.path(), 200), 1, 150).unwrap();
+        assert_eq!(stopped.rows.len() as u64 + stopped.failed + stopped.missing, 200);
+        assert!(embed_where(false, 3, &self::model(0.0), inputs(dir.path(), 200), 1, u64::MAX).is_err());
     }
 
     #[test]

@@ -127,6 +127,7 @@ fn report(times: &Times, around: &Around, device: Device) -> Value {
     json!({
         "tracks": times.tracks,
         "seconds": around.all.as_secs_f64(),
+        "processor_seconds": processor_seconds(),
         "tracks_per_second": rate,
         "tracks_per_day": (rate * 86_400.0).round(),
         "device": device.to_string(),
@@ -155,9 +156,10 @@ fn report(times: &Times, around: &Around, device: Device) -> Value {
 fn print_report(report: &Value) -> Result<()> {
     let number = |name: &str| report[name].as_f64().unwrap_or(0.0);
     print_line(&format!(
-        "{:.1} s on {}: {:.1} tracks a second, {:.1} million a day{}",
+        "{:.1} s on {}{}: {:.1} tracks a second, {:.1} million a day{}",
         number("seconds"),
         super::count(report["threads"].as_u64().unwrap_or(0), "thread"),
+        report["processor_seconds"].as_f64().map_or(String::new(), |s| format!(", {s:.1} s of the processor")),
         number("tracks_per_second"),
         number("tracks_per_day") / 1e6,
         report["peak_memory_mb"].as_u64().map_or(String::new(), |mb| format!("; {mb} MB at most")),
@@ -173,6 +175,16 @@ fn print_report(report: &Value) -> Result<()> {
     stages("thread_seconds", &["failed", "wait"])?;
     print_line("seconds before and after: loading the model, finding the files, writing")?;
     stages("seconds_around", &["load", "find", "write"])
+}
+
+/// The time that the processor worked for this process so far, on all threads; where the system tells it (Linux). The
+/// stages are on the clock of the wall: where other programs want the processor too, they are longer than the work.
+fn processor_seconds() -> Option<f64> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // Behind the name, which may hold anything: fields 14 and 15 of proc(5), in hundredths of a second.
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    let ticks = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
+    Some((ticks(14)? + ticks(15)?) as f64 / 100.0)
 }
 
 /// The most memory that this process has held so far; where the system tells it (Linux).
