@@ -42,7 +42,7 @@
 //! | [`index`] | which songs are near: a cache of the catalogue | `store` |
 //! | [`inputs`] [`embed`] [`ingest`] | files, folders, manifests; the jobs that turn them into vectors, without a catalogue and into one | `store`; `audio` `encoder` |
 //! | [`recommend`] | which tracks for whom, and because of what | `index` `store` `factors` |
-//! | [`eval`] | how good is it | `factors` `events` |
+//! | [`eval`] | how good is it | `factors` `events` `handover` |
 //! | [`plot`] | curves and spectrograms as pictures | the first line |
 //! | [`config`] [`cli`] | all settings in one file; the verbs, where stages meet | everything |
 #![recursion_limit = "256"]

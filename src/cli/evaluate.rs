@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::factorize::read_interactions;
 use super::train::{HeardTracks, hear_tracks};
-use super::{Context, evaluate_factors, exit_code, model_folder, print_json, print_line};
+use super::{Context, evaluate_factors, evaluate_handover, exit_code, model_folder, print_json, print_line};
 use crate::audio::{EXCERPT_FRAMES, FrontEnd};
 use crate::encoder::baseline::mean_mel;
 use crate::encoder::{BATCH, LinearBaseline, Model};
@@ -43,6 +43,8 @@ pub struct Args {
 enum What {
     /// Scores factors: learned from a part of the events, they rank what listeners meet in the other.
     Factors(evaluate_factors::Args),
+    /// The path of new tracks' vectors as their listeners come in: hand-over, prediction, plays alone, hard switch.
+    Handover(evaluate_handover::Args),
 }
 
 #[derive(clap::Args, Debug)]
@@ -99,8 +101,11 @@ struct Method {
 pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     match (args.what, args.model) {
         (Some(What::Factors(args)), _) => evaluate_factors::run(args, context),
+        (Some(What::Handover(args)), _) => evaluate_handover::run(args, context),
         (None, Some(args)) => model(args, context),
-        (None, None) => Err(Error::invalid("arguments", "`factors`, or --factors, --events and --audio", "none")),
+        (None, None) => {
+            Err(Error::invalid("arguments", "`factors`, `handover`, or --factors, --events and --audio", "none"))
+        }
     }
 }
 
@@ -196,7 +201,7 @@ fn middle(heard: &HeardTracks, track: usize, window: usize) -> Result<Array2<f32
 }
 
 /// The network's vectors `[n, d]` of these tracks, from the middles of `segments` of their windows.
-fn network(model: &Model, heard: &HeardTracks, tracks: &[usize], segments: usize) -> Result<Array2<f32>> {
+pub fn network(model: &Model, heard: &HeardTracks, tracks: &[usize], segments: usize) -> Result<Array2<f32>> {
     let windows = |track: usize| -> Result<Vec<Array2<f32>>> {
         (0..segments).map(|i| middle(heard, track, (2 * i + 1) * heard.windows / (2 * segments))).collect()
     };

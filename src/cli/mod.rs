@@ -6,6 +6,7 @@ mod demo;
 mod embed;
 mod evaluate;
 mod evaluate_factors;
+mod evaluate_handover;
 mod factorize;
 mod factors;
 mod failures;
