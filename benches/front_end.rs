@@ -55,7 +55,7 @@ fn make_resampler(rate: u32) -> Resampler {
 #[divan::bench(args = ["steps-cbr.mp3", "steps.m4a", "steps.ogg", "steps.opus", "steps-5.1.opus", "steps.flac", "steps-alac.m4a", "steps.aiff"])]
 fn decode(bencher: Bencher, name: &str) {
     let path = data(name);
-    bencher.bench_local(|| excerpt(&path, 22_050, 22_050, 0.5).unwrap());
+    bencher.bench_local(|| excerpt(&path, 22_050, 22_050, 0.5, &Listening::default()).unwrap());
 }
 
 /// File to spectrogram, tiled to 599 frames.

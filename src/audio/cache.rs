@@ -1,14 +1,14 @@
 //! Spectrograms on disk in half precision, one file per track, so that training listens only once.
 //!
 //! ```text
-//! <dir>/<front-end id>-<frames>x<windows>/<content hash>.mel
+//! <dir>/<id>-<frames>x<windows>/<content hash>.mel
 //!
-//! "debutmel"  u32 version  u32 windows  u32 frames  u32 mel_bands  16 bytes front-end id  u32 n
+//! "debutmel"  u32 version  u32 windows  u32 frames  u32 mel_bands  16 bytes id  u32 n
 //! n bytes JSON [`About`]   32 bytes BLAKE3 of all that precedes
 //! windows × ( frames·mel_bands f16   32 bytes BLAKE3 of them )            all little-endian
 //! ```
 //!
-//! Each window has its own checksum, so that one can be read, and trusted, without the others. Half precision keeps
+//! The id names the front end and the version of the decoders, so that no two of either are mixed. Each window has its own checksum, so that one can be read, and trusted, without the others. Half precision keeps
 //! 11 bits: at most 0.008 off at the loudest values (about 16), far below what dropout or a crop does to them.
 
 use std::fs::{self, File};
@@ -20,7 +20,7 @@ use half::slice::HalfFloatSliceExt;
 use ndarray::{Array2, Array3};
 use serde::{Deserialize, Serialize};
 
-use super::{FrontEnd, Listening, Tags, hear};
+use super::{DECODER_VERSION, FrontEnd, Listening, Tags, hear};
 use crate::artefact::{atomic_write, content_hash};
 use crate::error::{Error, Result};
 
@@ -38,7 +38,13 @@ pub struct SpectrogramCache {
     folder: PathBuf,
     front_end: FrontEnd,
     frames: usize,
-    windows: usize,
+    listening: Listening,
+}
+
+/// 16 hexadecimal digits that differ where spectrograms may.
+fn id(front_end: &FrontEnd, decoder_version: u32) -> String {
+    let text = format!("{} {decoder_version}", front_end.id());
+    blake3::hash(text.as_bytes()).to_hex()[..16].to_string()
 }
 
 /// The place of one track in the cache.
@@ -68,19 +74,18 @@ pub struct About {
 }
 
 impl SpectrogramCache {
-    /// Opens the folder for `windows` windows of `frames` frames below `dir`, and makes it where it is not there.
-    pub fn open(dir: &Path, front_end: &FrontEnd, frames: usize, windows: usize) -> Result<Self> {
+    /// Opens the folder for windows of `frames` frames, as many as `listening` says, below `dir`, and makes it where it is
+    /// not there.
+    pub fn open(dir: &Path, front_end: &FrontEnd, frames: usize, listening: &Listening) -> Result<Self> {
         front_end.check()?;
-        if frames == 0 || windows == 0 {
-            return Err(Error::invalid(
-                "spectrogram cache",
-                "at least one window of one frame",
-                format!("{windows}×{frames}"),
-            ));
+        listening.check()?;
+        if frames == 0 {
+            return Err(Error::invalid("frames of a spectrogram", "at least one", frames));
         }
-        let folder = dir.join(format!("{}-{frames}x{windows}", front_end.id()));
+        let id = id(front_end, DECODER_VERSION);
+        let folder = dir.join(format!("{id}-{frames}x{}", listening.segments));
         fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
-        Ok(SpectrogramCache { folder, front_end: front_end.clone(), frames, windows })
+        Ok(SpectrogramCache { folder, front_end: front_end.clone(), frames, listening: listening.clone() })
     }
 
     /// The key of the audio file at `path`: found by its content, or heard and stored. A damaged entry is heard again.
@@ -100,8 +105,7 @@ impl SpectrogramCache {
             Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
             Err(damage) => tracing::warn!("{damage}; hearing {} again", path.display()),
         }
-        let listening = Listening { segments: self.windows, ..Listening::default() };
-        let heard = hear(path, &self.front_end, self.frames, &listening)?;
+        let heard = hear(path, &self.front_end, self.frames, &self.listening)?;
         let about = About {
             seconds: heard.seconds,
             start_seconds: heard.start_seconds,
@@ -122,7 +126,7 @@ impl SpectrogramCache {
     /// `Io`, or `Format` where the entry is damaged or belongs to another front end.
     pub fn load(&self, key: &CachedKey) -> Result<Array3<f32>> {
         let mut entry = Entry::open(self, key)?;
-        let mut all = Array3::zeros((self.windows, self.frames, self.front_end.mel_bands));
+        let mut all = Array3::zeros((self.listening.segments, self.frames, self.front_end.mel_bands));
         for mut window in all.outer_iter_mut() {
             entry.read(window.as_slice_mut().expect("a window of a fresh array is contiguous"))?;
         }
@@ -131,8 +135,8 @@ impl SpectrogramCache {
 
     /// One window, `[frames, mel_bands]`; the others are not read.
     pub fn load_window(&self, key: &CachedKey, window: usize) -> Result<Array2<f32>> {
-        if window >= self.windows {
-            return Err(Error::invalid("window", format!("less than {}", self.windows), window));
+        if window >= self.listening.segments {
+            return Err(Error::invalid("window", format!("less than {}", self.listening.segments), window));
         }
         let mut entry = Entry::open(self, key)?;
         entry.skip(window)?;
@@ -154,14 +158,14 @@ impl SpectrogramCache {
     /// Reads the whole entry against its checksums.
     fn verify(&self, key: &CachedKey) -> Result<()> {
         let mut entry = Entry::open(self, key)?;
-        (0..self.windows).try_for_each(|_| entry.read_bytes())
+        (0..self.listening.segments).try_for_each(|_| entry.read_bytes())
     }
 
     fn header(&self, about_len: usize) -> Vec<u8> {
         let mut header = MAGIC.to_vec();
-        let shape = [VERSION, self.windows as u32, self.frames as u32, self.front_end.mel_bands as u32];
+        let shape = [VERSION, self.listening.segments as u32, self.frames as u32, self.front_end.mel_bands as u32];
         header.extend(shape.iter().flat_map(|n| n.to_le_bytes()));
-        header.extend(self.front_end.id().as_bytes());
+        header.extend(id(&self.front_end, DECODER_VERSION).as_bytes());
         header.extend((about_len as u32).to_le_bytes());
         header
     }
@@ -252,6 +256,10 @@ mod tests {
     use super::*;
     use crate::audio::write_wav;
 
+    fn windows(segments: usize) -> Listening {
+        Listening { segments, ..Listening::default() }
+    }
+
     fn song(path: &Path, seconds: usize, hz: f32) {
         let samples: Vec<f32> = (0..22_050 * seconds).map(|i| 0.5 * (i as f32 * hz * 2.849_517e-4).sin()).collect();
         write_wav(path, &samples, 22_050).unwrap();
@@ -263,11 +271,10 @@ mod tests {
         let path = dir.path().join("a.wav");
         song(&path, 12, 440.0);
         let front_end = FrontEnd::default();
-        let cache = SpectrogramCache::open(dir.path(), &front_end, 40, 3).unwrap();
+        let cache = SpectrogramCache::open(dir.path(), &front_end, 40, &windows(3)).unwrap();
         let key = cache.get_or_hear(&path).unwrap();
         let all = cache.load(&key).unwrap();
-        let listening = Listening { segments: 3, ..Listening::default() };
-        let heard = hear(&path, &front_end, 40, &listening).unwrap();
+        let heard = hear(&path, &front_end, 40, &windows(3)).unwrap();
         for (window, mel) in heard.mels.iter().enumerate() {
             assert_eq!(cache.load_window(&key, window).unwrap(), all.index_axis(ndarray::Axis(0), window));
             for (a, b) in all.index_axis(ndarray::Axis(0), window).iter().zip(mel) {
@@ -285,7 +292,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.wav");
         song(&path, 3, 440.0);
-        let cache = SpectrogramCache::open(dir.path(), &FrontEnd::default(), 20, 1).unwrap();
+        let cache = SpectrogramCache::open(dir.path(), &FrontEnd::default(), 20, &windows(1)).unwrap();
         let key = cache.get_or_hear(&path).unwrap();
         let written = fs::metadata(&key.file).unwrap().modified().unwrap();
         // The same content under another name is the same track.
@@ -296,12 +303,28 @@ mod tests {
         // Another front end, length or number of windows never meets this entry.
         let other = FrontEnd { log_gain: 1000.0, ..FrontEnd::default() };
         for cache in [
-            SpectrogramCache::open(dir.path(), &other, 20, 1).unwrap(),
-            SpectrogramCache::open(dir.path(), &FrontEnd::default(), 21, 1).unwrap(),
-            SpectrogramCache::open(dir.path(), &FrontEnd::default(), 20, 2).unwrap(),
+            SpectrogramCache::open(dir.path(), &other, 20, &windows(1)).unwrap(),
+            SpectrogramCache::open(dir.path(), &FrontEnd::default(), 21, &windows(1)).unwrap(),
+            SpectrogramCache::open(dir.path(), &FrontEnd::default(), 20, &windows(2)).unwrap(),
         ] {
             assert!(matches!(cache.load(&key), Err(Error::Format { .. })));
         }
+        // Nor do other decoders.
+        assert_ne!(id(&cache.front_end, DECODER_VERSION), id(&cache.front_end, DECODER_VERSION - 1));
+        assert!(cache.folder.ends_with(format!("{}-20x1", id(&cache.front_end, DECODER_VERSION))));
+    }
+
+    #[test]
+    fn the_time_limit_holds_for_what_is_cached() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.mp3");
+        // A frame of 36 bytes (8 kbit/s at 16 kHz) over and over, without a length: three hours to be walked.
+        let frame = [&[0xff, 0xf3, 0x18, 0xc4][..], &[0; 32]].concat();
+        fs::write(&path, frame.repeat(300_000)).unwrap();
+        let hasty = Listening { time_limit_s: 0.001, ..Listening::default() };
+        let cache = SpectrogramCache::open(dir.path(), &FrontEnd::default(), 20, &hasty).unwrap();
+        let refused = cache.get_or_hear(&path).unwrap_err().to_string();
+        assert!(refused.contains("longer than 0.001 s"), "{refused}");
     }
 
     #[test]
@@ -310,7 +333,7 @@ mod tests {
         let path = dir.path().join("a.wav");
         song(&path, 2, 440.0);
         let front_end = FrontEnd { mel_bands: 8, window_length: 256, hop_length: 256, ..FrontEnd::default() };
-        let cache = SpectrogramCache::open(dir.path(), &front_end, 4, 2).unwrap();
+        let cache = SpectrogramCache::open(dir.path(), &front_end, 4, &windows(2)).unwrap();
         let key = cache.get_or_hear(&path).unwrap();
         let whole = fs::read(&key.file).unwrap();
         for at in 0..whole.len() {
@@ -330,7 +353,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.txt");
         fs::write(&path, "not a song").unwrap();
-        let cache = SpectrogramCache::open(&dir.path().join("cache"), &FrontEnd::default(), 20, 1).unwrap();
+        let cache = SpectrogramCache::open(&dir.path().join("cache"), &FrontEnd::default(), 20, &windows(1)).unwrap();
         assert!(matches!(cache.get_or_hear(&path), Err(Error::Decode { .. })));
         assert!(matches!(cache.get_or_hear(dir.path()), Err(Error::Decode { .. })));
         assert!(matches!(cache.get_or_hear(&dir.path().join("none")), Err(Error::Io { .. })));

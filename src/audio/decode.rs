@@ -17,7 +17,6 @@ use symphonia::core::codecs::audio::well_known::{
 };
 use symphonia::core::codecs::audio::{AudioCodecId, AudioCodecParameters, AudioDecoder, AudioDecoderOptions};
 use symphonia::core::codecs::registry::CodecRegistry;
-use symphonia::core::common::Limit;
 use symphonia::core::errors::Error as SymphoniaError;
 use symphonia::core::formats::probe::Hint;
 use symphonia::core::formats::{FormatOptions, FormatReader, SeekMode, SeekTo, Track, TrackType};
@@ -28,11 +27,12 @@ use symphonia::core::units::{Duration as Ticks, TimeBase, Timestamp};
 
 use super::aac::{self, AacDecoder};
 use super::flac::FlacDecoder;
+use super::headers::{mpeg_tells_its_length, ogg_is_chained};
 use super::mp3::{self, Mp3Decoder};
 use super::opus::{OPUS_RATE, OpusDecoder, OpusHead};
 use super::pcm::PcmDecoder;
 use super::resample::Resampler;
-use super::source::{Deadline, Source, mpeg_without_length};
+use super::source::{Allowance, Deadline, Source};
 use super::tags::Tags;
 use super::vorbis::{self, VorbisDecoder};
 use super::{Listening, Spent, no_panic};
@@ -48,12 +48,13 @@ pub const SILENCE: f32 = 1e-4;
 pub const MAX_AMPLITUDE: f32 = 100.0;
 /// Above the highest rate that converters sell; a damaged header claims millions.
 pub const MAX_RATE: u32 = 768_000;
+/// As low as a front end may go. Each rate has its filter, of a length in proportion to the ratio of the rates: from a
+/// claimed 1 Hz it has gigabytes.
+pub const MIN_RATE: u32 = 1000;
 pub const MAX_CHANNELS: usize = 64;
 /// Frames that a codec may put into one packet. FLAC may use 65,535; a damaged header claims billions, and decoders
 /// allocate that before the first packet.
 const MAX_PACKET_FRAMES: u64 = 1 << 18;
-/// Bytes of one tag, beyond which it is skipped.
-const MAX_TAG_BYTES: usize = 64 << 10;
 /// Decoded ahead of the excerpt and thrown away, in seconds. A packet of mp3 may begin up to 511 bytes of music before
 /// itself, which at 32 kbit/s is 0.2 s; AAC needs the overlap of one packet, Opus 80 ms (RFC 7845, section 4.6).
 const PREROLL: f64 = 0.25;
@@ -95,13 +96,14 @@ pub struct Excerpt {
 }
 
 /// The `samples` samples at `sample_rate` Hz around `centre` (0 the beginning of the track, 0.5 its middle, 1 its end).
-/// Near an end the excerpt is moved inside the track.
+/// Near an end the excerpt is moved inside the track. Of `listening` only its time limit counts.
 ///
 /// # Errors
 /// `Io`, `Unsupported`, or `Decode` with the reason: not audio, shorter than a second, silent, damaged beyond half.
-pub fn excerpt(path: &Path, sample_rate: u32, samples: usize, centre: f64) -> Result<Excerpt> {
+pub fn excerpt(path: &Path, sample_rate: u32, samples: usize, centre: f64, listening: &Listening) -> Result<Excerpt> {
+    listening.check()?;
     let mut excerpt = None;
-    let limit = Duration::from_secs_f64(Listening::default().time_limit_s);
+    let limit = Duration::from_secs_f64(listening.time_limit_s);
     let listened = listen(path, sample_rate, samples, &[centre], limit, |window| excerpt = Some(window))?;
     let window = excerpt.expect("one centre gives one window");
     Ok(Excerpt {
@@ -208,7 +210,7 @@ impl Listener {
         let started = Instant::now();
         let mut reader = Reader::open(path, to, Deadline::after(limit))?;
         let tags = Tags::of(reader.format.as_mut());
-        let seconds = reader.claimed_seconds;
+        let seconds = reader.claimed_seconds.filter(|_| !reader.chained);
         let resampler = Resampler::new(reader.rate, to);
         let spent = Spent { open: started.elapsed(), ..Spent::default() };
         Ok(Listener { reader, tags, seconds, walked: false, to, resampler, spent })
@@ -230,10 +232,16 @@ impl Listener {
                     self.walk()?;
                     continue;
                 }
+                if self.found_a_chain()? {
+                    continue;
+                }
                 return self.short(whole, samples, centre);
             }
             let start = centred(total, samples, centre);
             let mut part = self.resampled(start, samples)?;
+            if self.found_a_chain()? {
+                continue;
+            }
             let missing = samples - part.samples.len();
             if missing > second / 20 && !self.walked {
                 self.walk()?;
@@ -280,6 +288,15 @@ impl Listener {
             .refuse_content(format!("{percent:.0} % of the excerpt at {start:.1} s cannot be decoded: {reason}")))
     }
 
+    /// Whether reading came upon the second link of a chain, so that what was taken for the track is its first link.
+    fn found_a_chain(&mut self) -> Result<bool> {
+        let found = self.reader.chained && !self.walked;
+        if found {
+            self.walk()?;
+        }
+        Ok(found)
+    }
+
     /// The true length, by walking all packets without decoding them.
     fn walk(&mut self) -> Result<()> {
         self.seconds = Some(self.reader.walk()?);
@@ -290,6 +307,7 @@ impl Listener {
     /// Samples `start..start + n` of the whole track resampled (fewer where it ends), by decoding a little more on both
     /// sides than the filter reaches.
     fn resampled(&mut self, start: i64, n: usize) -> Result<Part> {
+        let mut rate_may_change = true;
         loop {
             let (p, q) = self.resampler.ratio();
             let reach = self.resampler.reach();
@@ -300,12 +318,14 @@ impl Listener {
             let from = block * q as i64;
             let wanted = ((skip + n) * q).div_ceil(p) + reach + 1;
             let started = Instant::now();
-            let decoded = self.reader.read(from, wanted)?;
+            let decoded = self.reader.read(from, wanted, rate_may_change)?;
             self.spent.decode += started.elapsed();
             let decoded = match decoded {
                 Decoded::Samples { samples, lost } => (samples, lost),
                 Decoded::RateIs(rate) => {
                     self.resampler = Resampler::new(rate, self.to);
+                    // Once: the links of a chain may have one rate each.
+                    rate_may_change = false;
                     continue;
                 }
             };
@@ -361,6 +381,7 @@ enum Decoded {
 struct Reader {
     path: PathBuf,
     deadline: Deadline,
+    allowance: Allowance,
     format: Box<dyn FormatReader>,
     decoder: Box<dyn AudioDecoder>,
     track: u32,
@@ -371,17 +392,26 @@ struct Reader {
     rate: u32,
     /// Hz, of the file.
     source_rate: u32,
+    /// How many frames of the file the decoder makes into one.
+    decimation: u32,
     channels: usize,
-    /// Timestamp of frame 0, in frames.
-    origin: i64,
-    /// `None` where the header claims no length or one that is only an estimate.
+    /// When frame 0 is played, on the clock of the timestamps; in a chain, frame 0 of its present link.
+    starts_at: f64,
+    /// The frame at which the present link of a chain begins.
+    link_start: i64,
+    /// One past the last frame of all packets so far.
+    end: i64,
+    /// An Ogg file of several streams, one after the other.
+    chained: bool,
+    /// Of the present link, in a chain; `None` where the header claims no length or one that is only an estimate.
     claimed_seconds: Option<f64>,
     format_name: &'static str,
     codec_name: &'static str,
     /// A bare MPEG audio stream, as mp3 files are.
     mpeg: bool,
     opus: bool,
-    can_seek: bool,
+    /// A seek has failed, or gone too far.
+    seek_failed: bool,
     /// No packet has been read since the file was opened.
     fresh: bool,
     first_error: Option<String>,
@@ -392,47 +422,47 @@ struct Reader {
 impl Reader {
     /// For excerpts at `to` Hz.
     fn open(path: &Path, to: u32, deadline: Deadline) -> Result<Reader> {
-        let source = Source::open(path, deadline)?;
-        let estimated = mpeg_without_length(path)?;
+        let allowance = Allowance::new();
+        let source = Source::open(path, deadline, allowance.clone())?;
         let options = MediaSourceStreamOptions { buffer_len: 64 << 10 };
         let stream = MediaSourceStream::new(Box::new(source), options);
         let mut hint = Hint::new();
         if let Some(extension) = path.extension().and_then(|e| e.to_str()) {
             hint.with_extension(extension);
         }
-        // Cover art is never loaded.
-        let tag_limits = MetadataOptions::default()
-            .limit_visual_bytes(Limit::Maximum(0))
-            .limit_tag_bytes(Limit::Maximum(MAX_TAG_BYTES));
+        // The limits of symphonia's options are not heeded by its readers; the source has its own.
         let format = symphonia::default::get_probe()
-            .probe(&hint, stream, FormatOptions::default(), tag_limits)
+            .probe(&hint, stream, FormatOptions::default(), MetadataOptions::default())
             .map_err(|e| not_opened(path, &e))?;
         let track =
             format.default_track(TrackType::Audio).ok_or_else(|| Error::decode(path, "no audio track"))?.clone();
         let prepared = Prepared::of(path, &track, to)?;
         let name = format.format_info().short_name;
-        let claimed = track.duration.and_then(|d| prepared.time_base.calc_duration(d)).map(|t| t.as_secs_f64());
         let mpeg = matches!(name, "mp1" | "mp2" | "mp3");
-        // A raw stream has no header; its claim is an estimate from the bitrate of its beginning.
-        let trusted = !(mpeg && estimated || name == "aac");
-        let opus_delay = f64::from(prepared.pre_skip.unwrap_or(0)) / f64::from(OPUS_RATE);
+        let chained = name == "ogg" && ogg_is_chained(path)?;
+        // ADTS has no header; its claim is an estimate from the bitrate of its beginning.
+        let trusted = name != "aac" && (!mpeg || mpeg_tells_its_length(path)?);
         Ok(Reader {
             path: path.to_path_buf(),
             deadline,
+            allowance,
             track: track.id,
             time_base: prepared.time_base,
             to,
             rate: prepared.rate,
             source_rate: prepared.source_rate,
+            decimation: prepared.decimation,
             channels: prepared.channels,
-            origin: prepared.origin,
-            claimed_seconds: claimed.filter(|_| trusted).map(|s| s - opus_delay),
+            starts_at: prepared.starts_at,
+            link_start: 0,
+            end: 0,
+            chained,
+            claimed_seconds: prepared.claimed_seconds.filter(|_| trusted),
             format_name: name,
             codec_name: prepared.decoder.codec_info().short_name,
             mpeg,
-            opus: prepared.pre_skip.is_some(),
-            // With several tracks, symphonia's Ogg seek can wait forever for a packet of the right one.
-            can_seek: !(name == "ogg" && format.tracks().len() > 1),
+            opus: prepared.opus,
+            seek_failed: false,
             decoder: prepared.decoder,
             format,
             fresh: true,
@@ -456,10 +486,29 @@ impl Reader {
     /// Opens the file again, at its beginning.
     fn reopen(&mut self) -> Result<()> {
         let again = Reader::open(&self.path, self.to, self.deadline)?;
-        let (rate, source_rate, first_error) = (self.rate, self.source_rate, self.first_error.take());
-        let (channels, unsupported) = (self.channels, self.unsupported);
-        *self = Reader { rate, source_rate, first_error, channels, unsupported, ..again };
+        *self = Reader {
+            rate: self.rate,
+            source_rate: self.source_rate,
+            channels: self.channels,
+            chained: again.chained || self.chained,
+            seek_failed: self.seek_failed,
+            first_error: self.first_error.take(),
+            unsupported: self.unsupported,
+            ..again
+        };
         Ok(())
+    }
+
+    /// Within a chain, symphonia seeks in the present link and by that link's own time. With several streams in one link
+    /// it never comes back from a packet of another stream, and reads nothing meanwhile, so that no time limit ends it.
+    fn can_seek(&self) -> bool {
+        let one_stream = self.format_name != "ogg" || !self.chained && self.format.tracks().len() == 1;
+        one_stream && !self.seek_failed
+    }
+
+    /// Timestamp of frame 0 of the track, in frames.
+    fn origin(&self) -> i64 {
+        (self.starts_at * f64::from(self.rate)).round() as i64 - self.link_start
     }
 
     /// A timestamp or duration in frames.
@@ -474,7 +523,12 @@ impl Reader {
     fn position(&self, packet: &Packet) -> i64 {
         let trimmed = packet.trim_start.get().min(i64::MAX as u64) as i64;
         // Added before they are rounded: halves of two odd numbers would be rounded twice.
-        self.frames(packet.pts.get().saturating_add(trimmed)) - self.origin
+        self.frames(packet.pts.get().saturating_add(trimmed)) - self.origin()
+    }
+
+    /// How many frames of a packet are to be heard.
+    fn length(&self, packet: &Packet) -> i64 {
+        self.frames(packet.dur.get().min(i64::MAX as u64) as i64)
     }
 
     /// The next packet of our track; `None` at the end, or where the rest is lost.
@@ -483,8 +537,12 @@ impl Reader {
         let mut errors = 0;
         loop {
             self.check_time()?;
+            self.allowance.renew();
             match self.format.next_packet() {
-                Ok(Some(packet)) if packet.track_id == self.track => return Ok(Some(packet)),
+                Ok(Some(packet)) if packet.track_id == self.track => {
+                    self.end = self.end.max(self.position(&packet).saturating_add(self.length(&packet)));
+                    return Ok(Some(packet));
+                }
                 Ok(Some(_)) => {}
                 Ok(None) => return Ok(None),
                 Err(SymphoniaError::ResetRequired) => {
@@ -508,15 +566,22 @@ impl Reader {
         }
     }
 
-    /// A chained Ogg file goes on with another stream of the same kind.
+    /// A chained Ogg file goes on with another stream, whose first frame follows on the last one so far.
     fn next_link(&mut self) -> bool {
-        let Some(track) = self.format.default_track(TrackType::Audio).cloned() else { return false };
-        let Ok(link) = Prepared::of(&self.path, &track, self.to) else { return false };
-        if link.rate != self.rate {
-            self.note("the sample rate changes within the file");
+        self.chained = true;
+        let link = self.format.default_track(TrackType::Audio).cloned();
+        let link = link.and_then(|track| Some((track.id, Prepared::of(&self.path, &track, self.to).ok()?)));
+        let Some((track, link)) = link else {
+            self.note("the file goes on with a stream that is not read");
             return false;
+        };
+        if link.rate != self.rate {
+            // Its time still counts, and a window that lies in it is heard.
+            self.note(format!("the sample rate changes within the file, to {} Hz", link.source_rate));
         }
-        (self.track, self.time_base, self.origin, self.decoder) = (track.id, link.time_base, link.origin, link.decoder);
+        self.link_start = self.end;
+        (self.track, self.time_base, self.starts_at) = (track, link.time_base, link.starts_at);
+        (self.decoder, self.decimation, self.claimed_seconds) = (link.decoder, link.decimation, link.claimed_seconds);
         true
     }
 
@@ -532,16 +597,8 @@ impl Reader {
     /// Length in seconds, to the end of the last packet.
     fn walk(&mut self) -> Result<f64> {
         self.reopen()?;
-        let (mut end, mut base) = (0, 0);
-        let mut track = self.track;
-        while let Some(packet) = self.next()? {
-            if self.track != track {
-                (track, base) = (self.track, end);
-            }
-            let length = self.frames(packet.dur.get().min(i64::MAX as u64) as i64);
-            end = end.max(base + self.position(&packet) + length);
-        }
-        Ok(end as f64 / f64::from(self.rate))
+        while self.next()?.is_some() {}
+        Ok(self.end as f64 / f64::from(self.rate))
     }
 
     /// Goes to `target` or before it. Where the format cannot seek, its packets are passed over without being decoded;
@@ -553,27 +610,28 @@ impl Reader {
             }
             return Ok(None);
         }
-        if self.can_seek {
+        if self.can_seek() {
             let (n, d) = (i128::from(self.time_base.numer.get()), i128::from(self.time_base.denom.get()));
-            let ticks = i128::from(target + self.origin) * d / (n * i128::from(self.rate));
+            let ticks = i128::from(target + self.origin()) * d / (n * i128::from(self.rate));
             let to = SeekTo::Timestamp { ts: Timestamp::new(ticks as i64), track_id: self.track };
             self.fresh = false;
+            self.allowance.lift();
             match self.format.seek(SeekMode::Accurate, to) {
-                Ok(sought) if self.frames(sought.actual_ts.get()) - self.origin <= target => {
+                Ok(sought) if self.frames(sought.actual_ts.get()) - self.origin() <= target => {
                     self.decoder.reset();
                     return Ok(None);
                 }
                 Ok(_) => {}
                 Err(_) => self.check_time()?,
             }
+            self.seek_failed = true;
         }
         self.reopen()?;
-        self.can_seek = false;
         Ok(Some(target))
     }
 
-    /// Frames `from..from + n` as mono.
-    fn read(&mut self, from: i64, n: usize) -> Result<Decoded> {
+    /// Frames `from..from + n` as mono; where `rate_may_change` is false, what has another rate is lost.
+    fn read(&mut self, from: i64, n: usize, rate_may_change: bool) -> Result<Decoded> {
         let slow = self.mpeg && self.source_rate <= 24_000;
         let preroll = (if slow { SLOW_PREROLL } else { PREROLL } * f64::from(self.rate)) as i64;
         let pass_over = self.go_to(from - preroll)?;
@@ -585,19 +643,13 @@ impl Reader {
         // Position of the next frame to be decoded; unknown at first, and in doubt after an error.
         let mut at: Option<i64> = None;
         let mut in_doubt = false;
-        let mut track = self.track;
-        let claimed_end = self.claimed_seconds.map(|s| (s * f64::from(self.rate)) as i64);
+        let mut link_start = self.link_start;
         while let Some(mut packet) = self.next()? {
-            if self.track != track {
-                // The next link of a chain: it goes on where the last one ended.
-                track = self.track;
-                self.origin -= at.unwrap_or(0);
-            }
-            let position = self.position(&packet);
-            let length = self.frames(packet.dur.get().min(i64::MAX as u64) as i64);
+            let (position, length) = (self.position(&packet), self.length(&packet));
             if pass_over.is_some_and(|limit| position + length <= limit) {
                 continue;
             }
+            let claimed_end = self.claimed_seconds.map(|s| self.link_start + (s * f64::from(self.rate)) as i64);
             let untrimmed = match claimed_end {
                 // symphonia cuts mp3 off at the length it was told or has guessed; where that is wrong (a variable
                 // bitrate without a header, files that were joined) music follows.
@@ -633,16 +685,23 @@ impl Reader {
                 continue;
             }
             if rate != self.rate {
-                if at.is_none() && (1..=MAX_RATE).contains(&rate) {
-                    self.source_rate = (u64::from(rate) * u64::from(self.source_rate) / u64::from(self.rate)) as u32;
-                    self.rate = rate;
+                let possible = (MIN_RATE..=MAX_RATE).contains(&rate);
+                if !possible {
+                    self.note(format!("a packet has a sample rate of {rate} Hz, expected 1 to 768 kHz"));
+                }
+                if possible && rate_may_change && samples.is_empty() {
+                    (self.rate, self.source_rate) = (rate, rate * self.decimation);
                     return Ok(Decoded::RateIs(rate));
                 }
                 in_doubt = true;
                 continue;
             }
+            let new_link = self.link_start != link_start;
+            link_start = self.link_start;
             let here = match at {
                 None => position,
+                // A link may begin with what is only there to start its decoder.
+                Some(expected) if new_link && position < expected => position,
                 Some(expected) if position > expected + if in_doubt { 0 } else { gap } => position,
                 Some(expected) => expected,
             };
@@ -678,10 +737,14 @@ struct Prepared {
     rate: u32,
     /// Hz, of the file.
     source_rate: u32,
+    /// How many frames of the file the decoder makes into one.
+    decimation: u32,
     channels: usize,
-    origin: i64,
-    /// Frames at 48 kHz; of Opus alone.
-    pre_skip: Option<u32>,
+    /// Timestamp of the first frame that is to be heard, in seconds.
+    starts_at: f64,
+    /// Length of what is to be heard.
+    claimed_seconds: Option<f64>,
+    opus: bool,
 }
 
 impl Prepared {
@@ -692,7 +755,7 @@ impl Prepared {
             .and_then(|p| p.audio())
             .ok_or_else(|| Error::unsupported(path, "a codec that we decode", "an unknown one"))?;
         check_params(path, params)?;
-        let half = to <= HALF_BAND;
+        let mut half = to <= HALF_BAND;
         let codecs = if half { &LOWER_HALF } else { &WHOLE_BAND };
         let options = AudioDecoderOptions::default();
         let decoder = match codecs.make_audio_decoder(params, &options) {
@@ -700,13 +763,14 @@ impl Prepared {
             Err(SymphoniaError::Unsupported(what))
                 if what.starts_with("pcm: ") || what.starts_with("vorbis: floor") =>
             {
+                half = false;
                 symphonia::default::get_codecs().make_audio_decoder(params, &options)
             }
             made => made,
         };
         let decoder = decoder.map_err(|e| match e {
             SymphoniaError::Unsupported("aac: aac too complex") => {
-                Error::unsupported(path, "AAC-LC in mono or stereo", "AAC of another kind, or of more channels")
+                Error::unsupported(path, "AAC-LC", "AAC of another kind")
             }
             SymphoniaError::Unsupported(what) => Error::unsupported(path, "a codec that we decode", what),
             damage => Error::decode(path, damage),
@@ -718,7 +782,7 @@ impl Prepared {
             .ok_or_else(|| Error::decode(path, "no time base"))?;
         // MP4 has no room for rates from 64 kHz on and says 0; its timescale is the rate then. Whatever we take, the
         // first packet corrects it.
-        let source_rate = header_rate.unwrap_or(time_base.denom.get()).min(MAX_RATE);
+        let source_rate = header_rate.unwrap_or(time_base.denom.get()).clamp(MIN_RATE, MAX_RATE);
         let rate = if half { lower_half_rate(params.codec, source_rate) } else { source_rate };
         let head = params
             .extra_data
@@ -726,14 +790,53 @@ impl Prepared {
             .filter(|_| params.codec == CODEC_ID_OPUS)
             .and_then(|head| OpusHead::parse(head).ok());
         // The granule position of Opus counts the pre-skip (RFC 7845, section 4.3).
-        let pre_skip = head.map(|h| h.pre_skip);
+        let pre_skipped = head.as_ref().map_or(0.0, |h| f64::from(h.pre_skip) / f64::from(OPUS_RATE));
+        let seconds = track.duration.and_then(|d| time_base.calc_duration(d)).map(|t| t.as_secs_f64());
         let start = time_base.calc_time(track.start_ts).map_or(0.0, |t| t.as_secs_f64());
         // A recording cut out of a longer stream begins late; a negative start is the encoder's delay, which is trimmed.
-        let pre_skipped = f64::from(pre_skip.unwrap_or(0)) / f64::from(OPUS_RATE);
-        let origin = ((start.max(0.0) + pre_skipped) * f64::from(rate)).round() as i64;
+        let starts_at = start.max(0.0) + pre_skipped;
         let channels = params.channels.as_ref().map_or(0, |c| c.count());
-        Ok(Prepared { decoder, time_base, rate, source_rate, channels, origin, pre_skip })
+        let decimation = (source_rate / rate.max(1)).max(1);
+        Ok(Prepared {
+            decoder,
+            time_base,
+            rate,
+            source_rate,
+            decimation,
+            channels,
+            starts_at,
+            claimed_seconds: seconds.map(|s| s - pre_skipped),
+            opus: head.is_some(),
+        })
     }
+}
+
+#[test]
+fn what_symphonia_decodes_for_us_has_its_whole_rate() {
+    // The headers of a Vorbis stream at 44.1 kHz with a floor of type 0, which ours leaves to symphonia; numbers of so
+    // many bits, the least significant first.
+    let header = |kind: u8, numbers: &[(u32, u32)]| {
+        let bits: Vec<bool> = numbers.iter().flat_map(|&(x, width)| (0..width).map(move |i| x >> i & 1 == 1)).collect();
+        let bytes = bits.chunks(8).map(|byte| byte.iter().rev().fold(0, |byte, &bit| byte << 1 | u8::from(bit)));
+        [&[kind][..], b"vorbis", &bytes.collect::<Vec<u8>>()].concat()
+    };
+    let identification = [(0, 32), (1, 8), (44_100, 32), (0, 32), (0, 32), (0, 32), (8, 4), (11, 4), (1, 1)];
+    let book = [(0, 8), (0x56_4342, 24), (1, 16), (2, 24), (0, 1), (0, 1), (0, 5), (0, 5), (0, 4)];
+    let times = [(0, 6), (0, 16)];
+    let floor = [(0, 6), (0, 16), (2, 8), (44_100, 16), (64, 16), (6, 6), (100, 8), (0, 4), (0, 8)];
+    let residue = [(0, 6), (0, 16), (0, 24), (0, 24), (0, 24), (0, 6), (0, 8), (0, 3), (0, 1)];
+    let mapping = [(0, 6), (0, 16), (0, 1), (0, 1), (0, 2), (0, 8), (0, 8), (0, 8)];
+    let mode = [(0, 6), (0, 1), (0, 16), (0, 16), (0, 8), (1, 1)];
+    let setup = [&book[..], &times, &floor, &residue, &mapping, &mode].concat();
+    let mut params = AudioCodecParameters::new();
+    params
+        .for_codec(CODEC_ID_VORBIS)
+        .with_sample_rate(44_100)
+        .with_extra_data([header(1, &identification), header(5, &setup)].concat().into());
+    let mut track = Track::new(0);
+    track.with_codec_params(symphonia::core::codecs::CodecParameters::Audio(params));
+    let prepared = Prepared::of(Path::new("x.ogg"), &track, 22_050).unwrap();
+    assert_eq!((prepared.rate, prepared.source_rate, prepared.decimation), (44_100, 44_100, 1));
 }
 
 /// The decoders of symphonia, with Opus, FLAC and PCM to mono: the whole band.
@@ -777,10 +880,11 @@ fn lower_half_rate(codec: AudioCodecId, rate: u32) -> u32 {
 /// Refuses what would make a decoder allocate by a claim, and what would be decoded wrongly.
 fn check_params(path: &Path, params: &AudioCodecParameters) -> Result<()> {
     let refuse = |expected: &str, found: String| Err(Error::unsupported(path, expected, found));
-    if let Some(rate) = params.sample_rate
-        && rate > MAX_RATE
+    // 0 is not told.
+    if let Some(rate) = params.sample_rate.filter(|&rate| rate > 0)
+        && !(MIN_RATE..=MAX_RATE).contains(&rate)
     {
-        return refuse("a sample rate up to 768 kHz", format!("{rate} Hz"));
+        return refuse("a sample rate of 1 to 768 kHz", format!("{rate} Hz"));
     }
     if let Some(channels) = params.channels.as_ref().map(|c| c.count())
         && !(1..=MAX_CHANNELS).contains(&channels)

@@ -24,6 +24,7 @@ pub mod aac;
 pub mod cache;
 pub mod decode;
 pub mod flac;
+mod headers;
 pub mod mel;
 pub mod mp3;
 pub mod opus;
@@ -38,8 +39,9 @@ pub use decode::{Excerpt, excerpt};
 pub use mel::LogMel;
 pub use tags::Tags;
 
-/// Raised when decoding changes so that a file which failed may now succeed: recorded failures are then retried.
-pub const DECODER_VERSION: u32 = 2;
+/// Raised when decoding changes so that a file which failed may now succeed, or another part of it is heard: recorded
+/// failures are then retried, and spectrograms that were kept are made again.
+pub const DECODER_VERSION: u32 = 3;
 
 /// Frames of the 30 s excerpt that training keeps (661,504 samples); 599 of them are cropped at random, and its frames
 /// 23..622 are exactly what inference hears.
@@ -150,8 +152,10 @@ pub struct Listening {
     /// Windows spread over the track, centred at `(i + 0.5) / segments` of it; what the network says of them is
     /// averaged. One is its middle; more are for pieces that change, and cost as many times the time.
     pub segments: usize,
-    /// The longest time, in seconds, that one track may take from its opening to its last spectrogram: 30 (a song takes
-    /// 0.03). It may be a damaged file, or a slow disk: such a failure is tried again by the next run.
+    /// The longest time, in seconds, that one track may take: 30 (a song takes 0.03). It may be a damaged file, or a slow
+    /// disk: such a failure is tried again by the next run. Asked before each read, seek and packet, so what it cannot
+    /// end is a call of the system that does not return, and a loop in a demuxer that reads nothing (a thread cannot be
+    /// stopped from outside without harm). The content hash that names a track is not in it.
     pub time_limit_s: f64,
 }
 
@@ -229,6 +233,8 @@ pub struct Heard {
     pub source_rate: u32,
     /// Channels of the file; what is heard is their mean.
     pub channels: usize,
+    /// Part of all windows (0 to ½) that could not be decoded and is silent.
+    pub lost: f64,
     pub spent: Spent,
 }
 
@@ -249,12 +255,14 @@ pub fn hear(path: &Path, front_end: &FrontEnd, frames: usize, listening: &Listen
     let mut log_mel = LogMel::new(front_end);
     let mut mels = Vec::with_capacity(windows);
     let mut start_seconds = Vec::with_capacity(windows);
+    let mut lost = 0.0;
     let mut mel_time = Duration::ZERO;
     let limit = Duration::from_secs_f64(listening.time_limit_s);
     let listened = decode::listen(path, front_end.sample_rate, samples, &centres, limit, |window| {
         let started = Instant::now();
         mels.push(log_mel.compute(&window.samples));
         start_seconds.push(window.start_seconds);
+        lost += window.lost / windows as f64;
         mel_time += started.elapsed();
     })?;
     Ok(Heard {
@@ -267,6 +275,7 @@ pub fn hear(path: &Path, front_end: &FrontEnd, frames: usize, listening: &Listen
         codec: listened.codec,
         source_rate: listened.source_rate,
         channels: listened.channels,
+        lost,
         spent: Spent { mel: mel_time, ..listened.spent },
     })
 }

@@ -35,7 +35,7 @@ pub struct Args {
 pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     let front_end = FrontEnd::default();
     let frames = if args.whole { EXCERPT_FRAMES } else { front_end.frames };
-    let heard = excerpt(&args.path, front_end.sample_rate, front_end.samples(frames), 0.5)?;
+    let heard = excerpt(&args.path, front_end.sample_rate, front_end.samples(frames), 0.5, &context.config.listen)?;
     let mel = LogMel::new(&front_end).compute(&heard.samples);
     if let Some(out) = &args.out {
         match out.extension().and_then(|e| e.to_str()) {

@@ -11,7 +11,7 @@ use serde_json::json;
 use super::{Context, count, exit_code, print_json, print_line, progress};
 use crate::artefact::{content_hash, write_toml};
 use crate::audio::cache::{CachedKey, SpectrogramCache};
-use crate::audio::{EXCERPT_FRAMES, FrontEnd};
+use crate::audio::{EXCERPT_FRAMES, FrontEnd, Listening};
 use crate::cli::handover::write_space;
 use crate::encoder::{Model, ModelConfig, Spectrograms, train};
 use crate::error::{Error, Result};
@@ -203,7 +203,8 @@ impl HeardTracks {
 pub fn hear_tracks(audio: &Path, cache: &Path, windows: usize, context: &Context) -> Result<(HeardTracks, u64)> {
     let inputs: Vec<Result<Input>> =
         if audio.is_dir() { walk(audio).collect() } else { read_manifest(audio)?.into_iter().map(Ok).collect() };
-    let cache = SpectrogramCache::open(cache, &FrontEnd::default(), EXCERPT_FRAMES, windows)?;
+    let listening = Listening { segments: windows, ..context.config.listen.clone() };
+    let cache = SpectrogramCache::open(cache, &FrontEnd::default(), EXCERPT_FRAMES, &listening)?;
     let bar = progress(inputs.len() as u64, "listening");
     let heard: Vec<Result<(TrackId, Input, CachedKey)>> = inputs
         .into_par_iter()
