@@ -20,7 +20,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 use std::vec;
 
-use ndarray::Array2;
+use ndarray::{Array2, ArrayView1};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::artefact::content_hash;
@@ -37,6 +37,8 @@ pub struct Row {
     pub path: PathBuf,
     /// `[d]`, unit length.
     pub vector: Vec<f32>,
+    /// The share of what was heard that was damaged, and is silent.
+    pub lost: f64,
 }
 
 /// What became of the inputs.
@@ -90,6 +92,7 @@ struct Waiting {
     track: String,
     path: PathBuf,
     mels: Vec<Array2<f32>>,
+    lost: f64,
 }
 
 /// What the workers share.
@@ -259,7 +262,7 @@ fn one(job: &Job, place: usize, input: Input, times: &mut Times) -> Result<Waiti
     times.tracks += 1;
     times.heard += heard.spent;
     times.hash += started.elapsed();
-    Ok(Waiting { place, track, path: input.path, mels: heard.mels })
+    Ok(Waiting { place, track, path: input.path, mels: heard.mels, lost: heard.lost })
 }
 
 /// Embeds a batch, with so many threads at work on it.
@@ -269,7 +272,10 @@ fn through_network(model: &Model, batch: Vec<Waiting>, threads: u32, done: &mut 
     let vectors = model.embed_tracks(&tracks)?;
     done.times.network += started.elapsed() * threads;
     let rows = batch.into_iter().zip(vectors.outer_iter());
-    done.rows.extend(rows.map(|(w, v)| (w.place, Row { track: w.track, path: w.path, vector: v.to_vec() })));
+    let row = |(w, v): (Waiting, ArrayView1<f32>)| {
+        (w.place, Row { track: w.track, path: w.path, vector: v.to_vec(), lost: w.lost })
+    };
+    done.rows.extend(rows.map(row));
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arrow_array::builder::{FixedSizeListBuilder, Float32Builder};
-use arrow_array::{ArrayRef, RecordBatch, StringArray};
+use arrow_array::{ArrayRef, Float64Array, RecordBatch, StringArray};
 use ndarray::Array2;
 use ndarray_npy::WriteNpyExt;
 use parquet::arrow::ArrowWriter;
@@ -14,7 +14,7 @@ use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 use serde_json::{Value, json};
 
-use super::{Context, exit_code, model_folder, print_json, print_line, progress};
+use super::{Context, damage, exit_code, model_folder, of_them_damaged, print_json, print_line, progress};
 use crate::artefact::Aside;
 use crate::audio::{Listening, Spent};
 use crate::embed::{Row, Times, embed};
@@ -24,7 +24,8 @@ use crate::inputs::{Input, read_manifest, walk};
 
 const EXAMPLES: &str = "\
 Examples:
-  debut embed ~/Music --out vectors.parquet      columns track, path, vector (40 numbers of unit length)
+  debut embed ~/Music --out vectors.parquet      columns track, path, vector (40 numbers of unit length), and lost: the
+                                                 share of what was heard that was damaged, and is silent
   debut embed a.mp3 b.flac --out vectors.npy     float32 [n, 40], and vectors.ids with the track of each row
   debut embed ~/Music --out v.npy --timings      where the time goes, stage by stage
 
@@ -87,6 +88,10 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     bar.finish_and_clear();
     let embedded = embedded?;
     let (rows, failed, missing) = (&embedded.rows, embedded.failed, embedded.missing);
+    let damaged: Vec<&Row> = rows.iter().filter(|row| row.lost > 0.0).collect();
+    for row in &damaged {
+        eprintln!("{}", damage(&row.path, row.lost));
+    }
     let writing = Instant::now();
     out.write(rows, &model, &listening)?;
     let around = Around { load, find, write: writing.elapsed(), all: started.elapsed() };
@@ -94,7 +99,7 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     let report = args.timings.then(|| report(&embedded.times, &around, args.device));
     if context.json {
         let mut told = json!({
-            "embedded": rows.len(), "failed": failed, "missing": missing, "out": args.out.to_string_lossy(),
+            "embedded": rows.len(), "damaged": damaged.len(), "failed": failed, "missing": missing, "out": args.out.to_string_lossy(),
         });
         if let Some(report) = report {
             told["timings"] = report;
@@ -102,7 +107,8 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
         print_json(&told)?;
     } else {
         let missing = if missing > 0 { format!(", {missing} missing") } else { String::new() };
-        print_line(&format!("{} embedded, {failed} failed{missing}: {}", rows.len(), args.out.display()))?;
+        let damaged = of_them_damaged(damaged.len() as u64);
+        print_line(&format!("{} embedded{damaged}, {failed} failed{missing}: {}", rows.len(), args.out.display()))?;
         if let Some(report) = report {
             print_report(&report)?;
         }
@@ -262,6 +268,7 @@ fn table(path: &Path, dimensions: usize, rows: &[Row]) -> Result<RecordBatch> {
         ("track", Arc::new(tracks) as ArrayRef),
         ("path", Arc::new(paths) as ArrayRef),
         ("vector", Arc::new(list.finish()) as ArrayRef),
+        ("lost", Arc::new(Float64Array::from_iter_values(rows.iter().map(|row| row.lost))) as ArrayRef),
     ])
     .map_err(|e| problem(&e))
 }
