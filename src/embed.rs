@@ -20,7 +20,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 use std::vec;
 
-use ndarray::Array2;
+use ndarray::{Array2, ArrayView1};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::artefact::content_hash;
@@ -37,6 +37,8 @@ pub struct Row {
     pub path: PathBuf,
     /// `[d]`, unit length.
     pub vector: Vec<f32>,
+    /// The share of what was heard that was damaged, and is silent.
+    pub lost: f64,
 }
 
 /// What became of the inputs.
@@ -90,6 +92,7 @@ struct Waiting {
     track: String,
     path: PathBuf,
     mels: Vec<Array2<f32>>,
+    lost: f64,
 }
 
 /// What the workers share.
@@ -136,10 +139,21 @@ pub fn embed(
     stop: &AtomicBool,
     report: &(dyn Fn(Option<&Error>) + Sync),
 ) -> Result<Embedded> {
+    run(model, model.device() == Device::Cpu, inputs, listening, stop, report)
+}
+
+/// `on_cpu`: workers take their batches through the network; else this thread does.
+fn run(
+    model: &Model,
+    on_cpu: bool,
+    inputs: Vec<Result<Input>>,
+    listening: &Listening,
+    stop: &AtomicBool,
+    report: &(dyn Fn(Option<&Error>) + Sync),
+) -> Result<Embedded> {
     listening.check()?;
     let started = Instant::now();
     let workers = rayon::current_num_threads();
-    let on_cpu = model.device() == Device::Cpu;
     let job = Job {
         model,
         listening,
@@ -248,7 +262,7 @@ fn one(job: &Job, place: usize, input: Input, times: &mut Times) -> Result<Waiti
     times.tracks += 1;
     times.heard += heard.spent;
     times.hash += started.elapsed();
-    Ok(Waiting { place, track, path: input.path, mels: heard.mels })
+    Ok(Waiting { place, track, path: input.path, mels: heard.mels, lost: heard.lost })
 }
 
 /// Embeds a batch, with so many threads at work on it.
@@ -258,7 +272,10 @@ fn through_network(model: &Model, batch: Vec<Waiting>, threads: u32, done: &mut 
     let vectors = model.embed_tracks(&tracks)?;
     done.times.network += started.elapsed() * threads;
     let rows = batch.into_iter().zip(vectors.outer_iter());
-    done.rows.extend(rows.map(|(w, v)| (w.place, Row { track: w.track, path: w.path, vector: v.to_vec() })));
+    let row = |(w, v): (Waiting, ArrayView1<f32>)| {
+        (w.place, Row { track: w.track, path: w.path, vector: v.to_vec(), lost: w.lost })
+    };
+    done.rows.extend(rows.map(row));
     Ok(())
 }
 
@@ -324,11 +341,22 @@ mod tests {
         segments: usize,
         stop_after: u64,
     ) -> Result<Embedded> {
+        embed_where(true, threads, model, inputs, segments, stop_after)
+    }
+
+    fn embed_where(
+        on_cpu: bool,
+        threads: usize,
+        model: &Model,
+        inputs: Vec<Result<Input>>,
+        segments: usize,
+        stop_after: u64,
+    ) -> Result<Embedded> {
         let (stop, told) = (AtomicBool::new(false), AtomicU64::new(0));
         let listening = Listening { segments, ..Listening::default() };
         let pool = ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {
-            embed(model, inputs, &listening, &stop, &|_| {
+            run(model, on_cpu, inputs, &listening, &stop, &|_| {
                 if told.fetch_add(1, Ordering::Relaxed) + 1 >= stop_after {
                     stop.store(true, Ordering::Relaxed);
                 }
@@ -355,6 +383,18 @@ mod tests {
                 assert_eq!(many.times.at_work() + wait, seconds * had as u32);
             }
         }
+    }
+
+    #[test]
+    fn one_thread_that_feeds_a_device_makes_the_same_rows() {
+        let dir = tempfile::tempdir().unwrap();
+        let model = model(1.0);
+        let here = embed_with(2, &model, inputs(dir.path(), 200), 1, u64::MAX).unwrap();
+        let there = embed_where(false, 3, &model, inputs(dir.path(), 200), 1, u64::MAX).unwrap();
+        assert_eq!((there.rows, there.times.threads), (here.rows, 4));
+        let stopped = embed_where(false, 3, &model, inputs(dir.path(), 200), 1, 150).unwrap();
+        assert_eq!(stopped.rows.len() as u64 + stopped.failed + stopped.missing, 200);
+        assert!(embed_where(false, 3, &self::model(0.0), inputs(dir.path(), 200), 1, u64::MAX).is_err());
     }
 
     #[test]

@@ -82,6 +82,9 @@ pub struct Outcome {
     pub status: Status,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// The share of what was heard just now that was damaged, and is silent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lost: Option<f64>,
     /// From the moment the file was opened until the catalogue had it, in milliseconds.
     pub ms: f64,
 }
@@ -93,16 +96,19 @@ pub struct Summary {
     pub replaced: u64,
     pub skipped: u64,
     pub failed: u64,
+    /// Of those added and replaced, which were heard, but not whole.
+    pub damaged: u64,
 }
 
 impl Summary {
-    fn count(&mut self, status: Status) {
-        *match status {
+    fn count(&mut self, outcome: &Outcome) {
+        *match outcome.status {
             Status::Added => &mut self.added,
             Status::Replaced => &mut self.replaced,
             Status::Skipped => &mut self.skipped,
             Status::Failed => &mut self.failed,
         } += 1;
+        self.damaged += u64::from(outcome.lost.is_some());
     }
 }
 
@@ -454,16 +460,17 @@ impl Batch<'_> {
                 let same = |t: &Track| t.content.as_deref() == Some(&content) && self.maker.made(t);
                 let twin = in_batch.get(&id) == Some(&content) || before.as_ref().is_some_and(same);
                 changes.push(file_of(&job, &content, &id));
-                let (status, reason) = if twin {
-                    (Status::Skipped, Some("same content as another file of this run".to_string()))
+                let (status, reason, lost) = if twin {
+                    (Status::Skipped, Some("same content as another file of this run".to_string()), None)
                 } else {
                     let audio_before = before.as_ref().is_some_and(|t| t.content.is_some());
                     let track = self.track(&job, &id, &content, &heard, vector.to_vec(), before);
                     changes.push(Change::Upsert(Box::new(track)));
                     in_batch.insert(id.clone(), content);
-                    (if audio_before { Status::Replaced } else { Status::Added }, None)
+                    let lost = (heard.lost > 0.0).then_some(heard.lost);
+                    (if audio_before { Status::Replaced } else { Status::Added }, None, lost)
                 };
-                outcomes.push((job.started, outcome(&job, Some(id), status, reason)));
+                outcomes.push((job.started, Outcome { lost, ..outcome(&job, Some(id), status, reason) }));
             }
         }
         self.store.commit(&changes)?;
@@ -503,7 +510,7 @@ impl Batch<'_> {
 
     fn acknowledge(&mut self, mut outcome: Outcome, started: Instant) {
         outcome.ms = started.elapsed().as_secs_f64() * 1e3;
-        self.summary.count(outcome.status);
+        self.summary.count(&outcome);
         (self.report)(&outcome);
     }
 }
@@ -518,7 +525,7 @@ fn file_of(job: &Job, content: &str, id: &TrackId) -> Change {
 }
 
 fn outcome(job: &Job, track: Option<TrackId>, status: Status, reason: Option<String>) -> Outcome {
-    Outcome { track, path: job.input.path.clone(), status, reason, ms: 0.0 }
+    Outcome { track, path: job.input.path.clone(), status, reason, lost: None, ms: 0.0 }
 }
 
 fn failed(stamp: FileStamp, content: Option<String>, error: &Error, started: Instant) -> Message {
@@ -530,6 +537,7 @@ fn failed(stamp: FileStamp, content: Option<String>, error: &Error, started: Ins
         path: stamp.path.clone(),
         status: Status::Failed,
         reason: Some(reason.clone()),
+        lost: None,
         ms: 0.0,
     };
     // A disk that did not answer may answer tomorrow; a damaged file stays damaged until it changes.
@@ -650,7 +658,7 @@ mod tests {
         let unchanged = || paths.iter().map(|path| Ok(Input::file(path))).collect::<Vec<_>>();
         for (n, added, replaced, skipped) in [(1, 3, 0, 0), (3, 0, 3, 0), (3, 0, 0, 3), (1, 0, 3, 0)] {
             let (summary, _) = run_with(&mut store, 1.0, unchanged(), &windows(n)).unwrap();
-            assert_eq!(summary, Summary { added, replaced, skipped, failed: 0 }, "{n} windows");
+            assert_eq!(summary, Summary { added, replaced, skipped, failed: 0, damaged: 0 }, "{n} windows");
             assert_eq!(store.windows().unwrap(), Some(n as u32));
         }
         // Written anew the files are known by their content, and what was heard of it counts too.

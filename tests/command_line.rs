@@ -222,7 +222,7 @@ fn spectrograms_and_vectors_come_out_as_arrays() {
     let file = fs::File::open(dir.path().join("v.parquet")).unwrap();
     let reader = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
     let names: Vec<String> = reader.schema().fields().iter().map(|f| f.name().clone()).collect();
-    assert_eq!(names, ["track", "path", "vector"]);
+    assert_eq!(names, ["track", "path", "vector", "lost"]);
     assert_eq!(reader.build().unwrap().map(|b| b.unwrap().num_rows()).sum::<usize>(), 3);
 }
 

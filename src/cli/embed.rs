@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arrow_array::builder::{FixedSizeListBuilder, Float32Builder};
-use arrow_array::{ArrayRef, RecordBatch, StringArray};
+use arrow_array::{ArrayRef, Float64Array, RecordBatch, StringArray};
 use ndarray::Array2;
 use ndarray_npy::WriteNpyExt;
 use parquet::arrow::ArrowWriter;
@@ -14,7 +14,7 @@ use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 use serde_json::{Value, json};
 
-use super::{Context, exit_code, model_folder, print_json, print_line, progress};
+use super::{Context, damage, exit_code, model_folder, of_them_damaged, print_json, print_line, progress};
 use crate::artefact::Aside;
 use crate::audio::{Listening, Spent};
 use crate::embed::{Row, Times, embed};
@@ -24,7 +24,8 @@ use crate::inputs::{Input, read_manifest, walk};
 
 const EXAMPLES: &str = "\
 Examples:
-  debut embed ~/Music --out vectors.parquet      columns track, path, vector (40 numbers of unit length)
+  debut embed ~/Music --out vectors.parquet      columns track, path, vector (40 numbers of unit length), and lost: the
+                                                 share of what was heard that was damaged, and is silent
   debut embed a.mp3 b.flac --out vectors.npy     float32 [n, 40], and vectors.ids with the track of each row
   debut embed ~/Music --out v.npy --timings      where the time goes, stage by stage
 
@@ -87,6 +88,10 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     bar.finish_and_clear();
     let embedded = embedded?;
     let (rows, failed, missing) = (&embedded.rows, embedded.failed, embedded.missing);
+    let damaged: Vec<&Row> = rows.iter().filter(|row| row.lost > 0.0).collect();
+    for row in &damaged {
+        eprintln!("{}", damage(&row.path, row.lost));
+    }
     let writing = Instant::now();
     out.write(rows, &model, &listening)?;
     let around = Around { load, find, write: writing.elapsed(), all: started.elapsed() };
@@ -94,7 +99,7 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     let report = args.timings.then(|| report(&embedded.times, &around, args.device));
     if context.json {
         let mut told = json!({
-            "embedded": rows.len(), "failed": failed, "missing": missing, "out": args.out.to_string_lossy(),
+            "embedded": rows.len(), "damaged": damaged.len(), "failed": failed, "missing": missing, "out": args.out.to_string_lossy(),
         });
         if let Some(report) = report {
             told["timings"] = report;
@@ -102,7 +107,8 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
         print_json(&told)?;
     } else {
         let missing = if missing > 0 { format!(", {missing} missing") } else { String::new() };
-        print_line(&format!("{} embedded, {failed} failed{missing}: {}", rows.len(), args.out.display()))?;
+        let damaged = of_them_damaged(damaged.len() as u64);
+        print_line(&format!("{} embedded{damaged}, {failed} failed{missing}: {}", rows.len(), args.out.display()))?;
         if let Some(report) = report {
             print_report(&report)?;
         }
@@ -127,6 +133,7 @@ fn report(times: &Times, around: &Around, device: Device) -> Value {
     json!({
         "tracks": times.tracks,
         "seconds": around.all.as_secs_f64(),
+        "processor_seconds": processor_seconds(),
         "tracks_per_second": rate,
         "tracks_per_day": (rate * 86_400.0).round(),
         "device": device.to_string(),
@@ -155,9 +162,10 @@ fn report(times: &Times, around: &Around, device: Device) -> Value {
 fn print_report(report: &Value) -> Result<()> {
     let number = |name: &str| report[name].as_f64().unwrap_or(0.0);
     print_line(&format!(
-        "{:.1} s on {}: {:.1} tracks a second, {:.1} million a day{}",
+        "{:.1} s on {}{}: {:.1} tracks a second, {:.1} million a day{}",
         number("seconds"),
         super::count(report["threads"].as_u64().unwrap_or(0), "thread"),
+        report["processor_seconds"].as_f64().map_or(String::new(), |s| format!(", {s:.1} s of the processor")),
         number("tracks_per_second"),
         number("tracks_per_day") / 1e6,
         report["peak_memory_mb"].as_u64().map_or(String::new(), |mb| format!("; {mb} MB at most")),
@@ -173,6 +181,16 @@ fn print_report(report: &Value) -> Result<()> {
     stages("thread_seconds", &["failed", "wait"])?;
     print_line("seconds before and after: loading the model, finding the files, writing")?;
     stages("seconds_around", &["load", "find", "write"])
+}
+
+/// The time that the processor worked for this process so far, on all threads; where the system tells it (Linux). The
+/// stages are on the clock of the wall: where other programs want the processor too, they are longer than the work.
+fn processor_seconds() -> Option<f64> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // Behind the name, which may hold anything: fields 14 and 15 of proc(5), in hundredths of a second.
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    let ticks = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
+    Some((ticks(14)? + ticks(15)?) as f64 / 100.0)
 }
 
 /// The most memory that this process has held so far; where the system tells it (Linux).
@@ -250,6 +268,7 @@ fn table(path: &Path, dimensions: usize, rows: &[Row]) -> Result<RecordBatch> {
         ("track", Arc::new(tracks) as ArrayRef),
         ("path", Arc::new(paths) as ArrayRef),
         ("vector", Arc::new(list.finish()) as ArrayRef),
+        ("lost", Arc::new(Float64Array::from_iter_values(rows.iter().map(|row| row.lost))) as ArrayRef),
     ])
     .map_err(|e| problem(&e))
 }

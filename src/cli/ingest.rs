@@ -3,7 +3,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 
-use super::{Context, count, exit_code, model_folder, print_json, print_line, progress};
+use super::{
+    Context, count, damage, exit_code, model_folder, of_them_damaged, print_json, print_line, progress,
+};
 use crate::audio::Listening;
 use crate::cli::handover::adopt_space;
 use crate::encoder::{Device, Model};
@@ -23,7 +25,8 @@ A manifest is CSV or JSON Lines of path,id,artist,title,album,released; only pat
 is the hash of the content, so that a file which is renamed or moved stays the same track.
 
 With --json, one line a file, told once it is durable:
-  {\"track\":\"…\",\"path\":\"…\",\"status\":\"added|replaced|skipped|failed\",\"reason\":\"…\",\"ms\":41.0}";
+  {\"track\":\"…\",\"path\":\"…\",\"status\":\"added|replaced|skipped|failed\",\"reason\":\"…\",\"lost\":0.1,\"ms\":41.0}
+lost is there where a share of what was heard was damaged, and is silent.";
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = EXAMPLES)]
@@ -82,6 +85,8 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
             bar.suspend(|| print_json(outcome))
         } else if matches!(outcome.status, Status::Failed) {
             bar.suspend(|| print_line(&in_words(outcome)))
+        } else if let Some(lost) = outcome.lost {
+            bar.suspend(|| print_line(&damage(&outcome.path, lost)))
         } else {
             Ok(())
         };
@@ -103,9 +108,10 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     }
     if !context.json {
         print_line(&format!(
-            "{} added, {} replaced, {} skipped, {} failed; {} in {}",
+            "{} added, {} replaced{}, {} skipped, {} failed; {} in {}",
             summary.added,
             summary.replaced,
+            of_them_damaged(summary.damaged),
             summary.skipped,
             summary.failed,
             count(store.status()?.tracks, "track"),

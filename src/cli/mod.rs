@@ -223,6 +223,16 @@ fn exit_code(failed: u64) -> ExitCode {
     ExitCode::from(u8::from(failed > 0))
 }
 
+/// What to say of a file that was heard, but not whole.
+fn damage(path: &Path, lost: f64) -> String {
+    format!("damaged: {}: {:.1} % of what is heard was lost, and is silent", path.display(), 1e2 * lost)
+}
+
+/// Behind a count of files that were heard.
+fn of_them_damaged(n: u64) -> String {
+    if n == 0 { String::new() } else { format!(" ({n} damaged in part)") }
+}
+
 /// "1 track", "2 tracks".
 fn count(n: u64, what: &str) -> String {
     format!("{n} {what}{}", if n == 1 { "" } else { "s" })
