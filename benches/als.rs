@@ -46,7 +46,7 @@ fn one_thread<T: Send>(work: impl FnOnce() -> T + Send) -> T {
 fn fit_one_iteration(bencher: Bencher, dimensions: usize) {
     let data = matrix();
     let config = AlsConfig { dimensions, iterations: 1, ..AlsConfig::default() };
-    let one = || fit(&data, &config, &mut |_, _| ControlFlow::Continue(())).unwrap();
+    let one = || fit(&data, &config, &mut |_| ControlFlow::Continue(())).unwrap();
     bencher.counter(ItemsCount::new(data.by_user.len())).bench_local(|| one_thread(one));
 }
 
@@ -114,7 +114,7 @@ fn handover(bencher: Bencher, plays: usize) {
 #[divan::bench(sample_count = 5)]
 fn save_and_load(bencher: Bencher) {
     let config = AlsConfig { iterations: 1, ..AlsConfig::default() };
-    let factors = fit(&matrix(), &config, &mut |_, _| ControlFlow::Continue(())).unwrap();
+    let factors = fit(&matrix(), &config, &mut |_| ControlFlow::Continue(())).unwrap();
     let dir = tempfile::tempdir().unwrap();
     bencher.bench_local(|| {
         factors.save(dir.path()).unwrap();

@@ -41,7 +41,7 @@ use ndarray::ArrayView2;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::linalg::{WeightedRidge, check_entries, dot};
+use crate::linalg::{Entries, Gram, Rows, WeightedRidge, check_entries, dot};
 
 /// How long a prediction is believed.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -122,13 +122,12 @@ pub fn hand_over(
     }
     let belief = config.belief(confidence.len());
     let prior: Vec<f32> = predicted.iter().map(|y| belief * y).collect();
-    let listeners = listeners.as_standard_layout();
-    let entries = listeners.rows().into_iter().zip(confidence).zip(preference).map(|((x, &c), &p)| {
-        let x = x.to_slice().expect("in standard layout");
-        (x, c, p - dot(x, &prior))
-    });
+    let rows = Rows::of(listeners);
+    let indices: Vec<u32> = (0..rows.len() as u32).collect();
+    let target: Vec<f32> = preference.iter().enumerate().map(|(i, p)| p - dot(rows.row(i), &prior)).collect();
+    let entries = Entries { rows: &rows, indices: &indices, confidence, target: &target };
     let mut solver = WeightedRidge::new(d);
-    let (correction, _) = solver.solve(user_gram, config.lambda(user_gram), entries)?;
+    let (correction, _) = solver.solve(&Gram::from_matrix(user_gram), config.lambda(user_gram), entries)?;
     Ok(prior.iter().zip(correction).map(|(y, delta)| y + delta).collect())
 }
 
@@ -180,9 +179,10 @@ mod tests {
 
     /// The row of plain ALS, which knows no prediction.
     fn plain_row(gram: &Array2<f32>, met: &Array2<f32>, confidence: &[f32], preference: &[f32]) -> Vec<f32> {
-        let rows: Vec<Vec<f32>> = met.outer_iter().map(|x| x.to_vec()).collect();
-        let entries = rows.iter().zip(confidence).zip(preference).map(|((x, &c), &p)| (x.as_slice(), c, p));
-        WeightedRidge::new(D).solve(gram.view(), default().lambda(gram.view()), entries).unwrap().0.to_vec()
+        let (rows, indices) = (Rows::of(met.view()), (0..met.nrows() as u32).collect::<Vec<_>>());
+        let entries = Entries { rows: &rows, indices: &indices, confidence, target: preference };
+        let lambda = default().lambda(gram.view());
+        WeightedRidge::new(D).solve(&Gram::from_matrix(gram.view()), lambda, entries).unwrap().0.to_vec()
     }
 
     #[test]

@@ -47,12 +47,15 @@ say "building"
 built() { python3 -c '
 import json, sys
 for line in sys.stdin:
-    if line.startswith("{") and (path := json.loads(line).get("executable")): print(path)'; }
-ours=$(cd "$root" && cargo bench --quiet --profile release --bench peers --no-run --message-format=json | built)
-program() { cargo build --quiet --release --locked --manifest-path "$here/$1/Cargo.toml" --target-dir "$target/peers" --message-format=json | built; }
+    if line.startswith("{") and (made := json.loads(line)).get("executable") and made["target"]["name"] == sys.argv[1]:
+        print(made["executable"])' "$1"; }
+bench() { (cd "$root" && cargo bench --quiet --profile release --bench "$1" --no-run --message-format=json | built "$1"); }
+ours=$(bench peers)
+network=$(bench network)
+program() { cargo build --quiet --release --locked --manifest-path "$here/$1/Cargo.toml" --target-dir "$target/peers" --message-format=json | built "$1"; }
 bare=$(program bare)
 bliss=$(program bliss)
-[ -x "$ours" ] && [ -x "$bare" ] && [ -x "$bliss" ] || fail "a program was not built"
+[ -x "$ours" ] && [ -x "$network" ] && [ -x "$bare" ] && [ -x "$bliss" ] || fail "a program was not built"
 
 # Music.
 mkdir -p "$work/files"
@@ -102,14 +105,13 @@ fi
 
 say "measuring"
 "$venv/bin/python" "$here/measure.py" "$work" "$ours" "$bare" "$bliss" >"$work/results.jsonl"
+"$venv/bin/python" "$here/network.py" --rounds 4 --batches 1 32 --beside "$network --json" >"$work/network.jsonl"
 {
     echo "## Front end: file to 599×128 log-mel"
     echo
     "$venv/bin/python" "$here/table.py" "$work/results.jsonl"
-    if [ -f "$here/network.py" ]; then
-        echo
-        echo "## Network"
-        echo
-        "$venv/bin/python" "$here/network.py"
-    fi
+    echo
+    echo "## Network"
+    echo
+    "$venv/bin/python" "$here/table.py" --network "$work/network.jsonl"
 } | tee "$work/table.md"

@@ -1,4 +1,4 @@
-"""The JSON lines of measure.py as Markdown: table.py FILE."""
+"""The JSON lines of measure.py, or with --network those of network.py, as Markdown: table.py [--network] FILE."""
 
 import json
 import sys
@@ -55,8 +55,24 @@ def times(lines, peers, formats, threads, statistic):
     return markdown(["format", *peers], rows)
 
 
+def network(lines):
+    """Songs a second of each engine, and how many times it ours are."""
+    columns = list(dict.fromkeys((x["threads"], x["batch"]) for x in lines))
+    speeds = {(x["engine"], x["threads"], x["batch"]): x["songs_per_second"] for x in lines}
+    rows = []
+    for engine in sorted(dict.fromkeys(x["engine"] for x in lines), key=lambda engine: engine != "debut"):
+        of = [(speeds[engine, *column], speeds.get(("debut", *column))) for column in columns]
+        ratio = lambda speed, ours: "" if engine == "debut" or not ours else f" (ours × {ours / speed:.2f})"
+        rows.append([engine] + [f"{speed:.0f}{ratio(speed, ours)}" for speed, ours in of])
+    plural = lambda n: f"{n} thread" + "s" * (n > 1)
+    return markdown(["songs a second", *(f"{plural(threads)}, batch {batch}" for threads, batch in columns)], rows)
+
+
 def main():
-    lines = [json.loads(line) for line in open(sys.argv[1])]
+    lines = [json.loads(line) for line in open(sys.argv[-1])]
+    if sys.argv[1] == "--network":
+        print(network(lines))
+        return
     timed = [x for x in lines if "threads" in x]
     formats = list(dict.fromkeys(x["format"] for x in timed))
     peers = [peer for peer in ORDER if any(x["peer"] == peer for x in timed)]
@@ -64,8 +80,8 @@ def main():
     place = places[0]["machine"]
     minutes = [f"{int(s) // 60}:{int(s) % 60:02}" for s in places[0]["seconds"]]
     print(f"{place['date']}, {place['cores']} cores of {place['cpu']}, {len(minutes)} tracks ({', '.join(minutes)}).")
-    if place["load"] > 0.5:
-        print(f"**The machine was busy before it began (load {place['load']:.1f}): these times are too high.**")
+    if place["busy"] > 0.1:
+        print(f"**{place['busy']:.0%} of the machine was busy before it began: these times are too high.**")
     print("\nCPU ms per track, one thread (× ours):\n")
     print(times(timed, peers, formats, 1, cpu))
     print("Wall ms per track, two threads (× ours):\n")

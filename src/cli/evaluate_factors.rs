@@ -91,9 +91,9 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     let popularity = task.score_popularity(&args.k, &|listeners| bar.inc(listeners as u64))?;
     bar.finish_and_clear();
     let bar = progress(config.als.iterations as u64, "factorizing");
-    let factors = fit(&task.train, &config.als, &mut |_, loss| {
+    let factors = fit(&task.train, &config.als, &mut |progress| {
         bar.inc(1);
-        bar.set_message(format!("loss {loss:.6e}"));
+        bar.set_message(format!("loss {:.6e}", progress.loss));
         ControlFlow::Continue(())
     })?;
     bar.finish_and_clear();

@@ -2,15 +2,16 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::{Context, count, print_json, print_line, progress};
+use super::{Context, count, cpu_seconds, print_json, print_line, progress};
 use crate::artefact::write_toml;
 use crate::error::Result;
 use crate::eval::hold_out;
 use crate::events::{ConfidenceConfig, Event, Interactions, InteractionsBuilder, read_events};
-use crate::factors::fit;
+use crate::factors::{Checkpoint, Factors, Start, fit_from, run_id};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -21,7 +22,8 @@ Events are rows of time,user,track,action,value in CSV, JSON Lines or Parquet (a
 seconds since 1970; action one of play, skip, like, add (play where there is none); value the share of the track that
 was heard, 0 to 1 (1 where there is none).
 
-Writes tracks.npy and users.npy (float32 [n, d]), their ids in tracks.ids and users.ids, and factors.toml.";
+Writes tracks.npy and users.npy (float32 [n, d]), their ids in tracks.ids and users.ids, and factors.toml. Interrupted
+(Ctrl-C, or killed: the last half minute is lost then), the same command goes on where it was.";
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = EXAMPLES)]
@@ -37,7 +39,15 @@ pub struct Args {
     /// Keep this share of the tracks from the fit, chosen by a hash of their ids: `debut evaluate` takes them for new.
     #[arg(long, value_name = "SHARE")]
     hold_out: Option<f64>,
+
+    /// Start from these factors, as far as listeners and tracks are the same: for a day's new events 2 iterations are
+    /// then enough (`--set als.iterations=2`).
+    #[arg(long, value_name = "FACTORS")]
+    warm: Option<PathBuf>,
 }
+
+/// What a crash may cost, beside the iteration under way.
+const BETWEEN_CHECKPOINTS: Duration = Duration::from_secs(30);
 
 pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     let config = &context.config;
@@ -49,22 +59,55 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
             (parts.train, parts.held_out.tracks.names().to_vec())
         }
     };
+    let checkpoints = args.out.join("checkpoint");
+    let run = run_id(&data, &config.als);
+    let found = Checkpoint::load(&checkpoints, &run, data.users.len(), data.tracks.len(), config.als.dimensions)?
+        .filter(|checkpoint| checkpoint.iteration <= config.als.iterations);
+    let earlier = args.warm.as_deref().map(Factors::load).transpose()?;
+    let start = match (&found, &earlier) {
+        (Some(checkpoint), _) => {
+            tracing::info!("going on after iteration {}, where an earlier run was interrupted", checkpoint.iteration);
+            Start::Checkpoint(checkpoint)
+        }
+        (None, Some(earlier)) => Start::Warm(earlier),
+        (None, None) => Start::Random,
+    };
     let bar = progress(config.als.iterations as u64, "factorizing");
-    let mut losses = Vec::new();
-    let mut factors = fit(&data, &config.als, &mut |_, loss| {
+    bar.set_position(found.as_ref().map_or(0, |checkpoint| checkpoint.iteration) as u64);
+    let (mut losses, mut cpu) = (Vec::new(), Vec::new());
+    let mut cpu_before = cpu_seconds();
+    let mut saved = Instant::now();
+    let mut failed = None;
+    let fitted = fit_from(&data, &config.als, start, &mut |progress| {
         bar.inc(1);
-        bar.set_message(format!("loss {loss:.6e}"));
-        losses.push(loss);
-        if context.stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    })?;
+        bar.set_message(format!("loss {:.6e}", progress.loss));
+        losses.push(progress.loss);
+        cpu.push(cpu_seconds().zip(cpu_before).map(|(now, before)| now - before));
+        let stop = context.stop.load(Ordering::Relaxed);
+        if (stop || saved.elapsed() >= BETWEEN_CHECKPOINTS) && progress.iteration < config.als.iterations {
+            if let Err(e) = progress.checkpoint().save(&checkpoints, &run) {
+                failed = Some(e);
+                return ControlFlow::Break(());
+            }
+            saved = Instant::now();
+        }
+        cpu_before = cpu_seconds();
+        if stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
     bar.finish_and_clear();
+    let mut factors = match (failed, fitted) {
+        (Some(e), _) => return Err(e),
+        (None, fitted) => fitted?,
+    };
     factors.held_out = held_out;
     factors.save(&args.out)?;
+    Checkpoint::remove(&checkpoints)?;
     write_toml(&args.out.join("config.toml"), config)?;
     if context.json {
         print_json(&json!({
             "space": factors.space, "users": factors.users.len(), "tracks": factors.tracks.len(),
             "dimensions": factors.dimensions(), "held_out": factors.held_out.len(), "left_out": left_out, "loss": losses,
+            "cpu_seconds": cpu,
         }))?;
     } else {
         print_line(&format!(

@@ -231,3 +231,13 @@ fn write_npy<T: ndarray_npy::WritableElement, D: ndarray::Dimension>(
     use ndarray_npy::WriteNpyExt;
     crate::artefact::atomic_write(path, |out| array.write_npy(out).map_err(std::io::Error::other))
 }
+
+/// CPU seconds of all threads of this process so far; `None` where the system does not tell (it is Linux that does).
+pub(crate) fn cpu_seconds() -> Option<f64> {
+    let tasks = std::fs::read_dir("/proc/self/task").ok()?;
+    let nanoseconds = tasks.filter_map(|task| {
+        let text = std::fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
+        text.split(' ').next()?.parse::<f64>().ok()
+    });
+    Some(nanoseconds.sum::<f64>() * 1e-9)
+}

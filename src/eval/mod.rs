@@ -97,7 +97,7 @@ mod tests {
     fn the_ceiling_knows_tastes_that_chance_and_popularity_do_not() {
         let parts = hold_out(&tastes(), 0.25, 1).unwrap();
         let config = AlsConfig { dimensions: 8, ..AlsConfig::default() };
-        let factors = fit(&parts.train, &config, &mut |_, _| ControlFlow::Continue(())).unwrap();
+        let factors = fit(&parts.train, &config, &mut |_| ControlFlow::Continue(())).unwrap();
         let task = ColdStart::new(&factors, &parts.held_out, 1).unwrap();
         let held = task.tracks.len();
         assert!((30..70).contains(&held) && held + factors.tracks.len() == 200);
@@ -121,10 +121,10 @@ mod tests {
         let data = tastes();
         let parts = hold_out(&data, 0.25, 1).unwrap();
         let config = AlsConfig { dimensions: 2, iterations: 1, ..AlsConfig::default() };
-        let factors = fit(&parts.train, &config, &mut |_, _| ControlFlow::Continue(())).unwrap();
+        let factors = fit(&parts.train, &config, &mut |_| ControlFlow::Continue(())).unwrap();
         let task = ColdStart::new(&factors, &parts.held_out, 1).unwrap();
         assert!(task.revealed.indices.iter().all(|user| !task.users.contains(user)));
-        let leaky = fit(&data, &config, &mut |_, _| ControlFlow::Continue(())).unwrap();
+        let leaky = fit(&data, &config, &mut |_| ControlFlow::Continue(())).unwrap();
         assert!(ColdStart::new(&leaky, &parts.held_out, 1).is_err());
         assert!(hold_out(&data, 0.0, 1).is_err() && hold_out(&data, f64::NAN, 1).is_err());
     }

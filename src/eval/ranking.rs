@@ -346,7 +346,7 @@ mod tests {
     fn factors_know_tastes_that_popularity_does_not_and_the_report_says_so() {
         let parts = hold_out_pairs(&tastes(), 0.2, 1).unwrap();
         let config = AlsConfig { dimensions: 8, ..AlsConfig::default() };
-        let factors = fit(&parts.train, &config, &mut |_, _| ControlFlow::Continue(())).unwrap();
+        let factors = fit(&parts.train, &config, &mut |_| ControlFlow::Continue(())).unwrap();
         let task = RankingTask::new(parts.train, &parts.held_out).unwrap();
         let done = std::sync::atomic::AtomicUsize::new(0);
         let count = |n| {

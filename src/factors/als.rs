@@ -1,116 +1,217 @@
 //! Implicit alternating least squares: Hu, Koren & Volinsky, "Collaborative Filtering for Implicit Feedback Datasets",
-//! ICDM 2008, every row solved exactly.
+//! ICDM 2008. Rows are solved exactly, or improved by a few steps of conjugate gradient.
 
 use std::ops::ControlFlow;
 
-use ndarray::parallel::prelude::*;
-use ndarray::{Array2, ArrayView2, Axis};
+use ndarray::Array2;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
 
-use super::{AlsConfig, Factors, Ridge};
+use super::{AlsConfig, Factors, Ridge, Solver};
 use crate::artefact::SpaceId;
 use crate::error::{Error, Result};
 use crate::events::{Csr, Interactions};
-use crate::linalg::{WeightedRidge, gram, norm};
+use crate::ids::Ids;
+use crate::linalg::{Entries, Gram, PaddedRows, Rows, WeightedRidge, norm};
 
 /// Rows that one task solves: enough to pay for the task, few enough that one popular track delays nobody.
 const ROWS_PER_TASK: usize = 16;
 
-/// Factorises `data`. After each iteration, `progress` gets its number (from 1) and the loss
-///
-/// ```text
-/// Σ_{all pairs} c (p − x·y)² + Σ λ‖x‖² + Σ λ‖y‖²        (Hu et al., equation 3)
-/// ```
-///
-/// which never rises but for rounding. At the end the listeners are solved once more, so that each is exactly what
-/// [`FoldIn`](super::FoldIn) makes of the same history and the final tracks.
+/// A factorisation under way, after some iterations.
+#[derive(Clone, Debug)]
+pub struct Progress<'a> {
+    /// From 1.
+    pub iteration: usize,
+    /// `Σ_{all pairs} c (p − x·y)² + Σ λ‖x‖² + Σ λ‖y‖²` (Hu et al., equation 3). It never rises but for rounding.
+    pub loss: f64,
+    users: &'a Rows,
+    tracks: &'a Rows,
+}
+
+impl Progress<'_> {
+    /// All that [`Start::Checkpoint`] needs in order to go on from here.
+    pub fn checkpoint(&self) -> Checkpoint {
+        Checkpoint { iteration: self.iteration, users: self.users.to_array(), tracks: self.tracks.to_array() }
+    }
+}
+
+/// A factorisation that was interrupted after `iteration` iterations. To continue it gives, on the same data with the
+/// same settings, bit for bit what would have come without the interruption.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Checkpoint {
+    pub iteration: usize,
+    /// `[users, d]`
+    pub users: Array2<f32>,
+    /// `[tracks, d]`
+    pub tracks: Array2<f32>,
+}
+
+/// Where a factorisation begins.
+#[derive(Clone, Copy, Debug)]
+pub enum Start<'a> {
+    /// At random tracks; fixed by the seed.
+    Random,
+    /// Where an earlier one ended, as far as listeners and tracks are the same: a warm start. Two or three iterations
+    /// are then enough for a day's new events.
+    Warm(&'a Factors),
+    Checkpoint(&'a Checkpoint),
+}
+
+/// Factorises `data` from a random start; see [`fit_from`].
 ///
 /// # Errors
-/// `Invalid` for a setting out of range; `Interrupted` where `progress` breaks.
+/// As [`fit_from`].
 pub fn fit(
     data: &Interactions,
     config: &AlsConfig,
-    progress: &mut dyn FnMut(usize, f64) -> ControlFlow<()>,
+    progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+) -> Result<Factors> {
+    fit_from(data, config, Start::Random, progress)
+}
+
+/// Factorises `data`; `progress` hears of every iteration. At the end the listeners are solved once more, exactly, so
+/// that each is what [`FoldIn`](super::FoldIn) makes of the same history and the final tracks.
+///
+/// # Errors
+/// `Invalid` for a setting out of range; `Mismatch` for a start of other dimensions, listeners or tracks; `Interrupted`
+/// where `progress` breaks.
+pub fn fit_from(
+    data: &Interactions,
+    config: &AlsConfig,
+    start: Start,
+    progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Factors> {
     config.check()?;
-    let d = config.dimensions;
     let by_user = &data.by_user;
     let by_track = by_user.transpose();
     let (user_ridge, track_ridge) = (Ridge::of(config, by_user), Ridge::of(config, &by_track));
     // Σ c p²: the loss of predicting 0 everywhere.
-    let nothing: f64 =
-        by_user.confidence.iter().zip(&by_user.preference).map(|(&c, &p)| f64::from(c * p) * f64::from(p)).sum();
-    let mut users = Array2::zeros((by_user.rows(), d));
-    let mut tracks = random_start(by_track.rows(), d, config.seed);
-    for iteration in 1..=config.iterations {
-        half_step(by_user, tracks.view(), &user_ridge, &mut users)?;
-        let lowered = half_step(&by_track, users.view(), &track_ridge, &mut tracks)?;
-        // With the listeners fixed, the loss is a sum of one quadratic per track. At its minimum y = A⁻¹b a quadratic
-        // is b·y below its value at 0, so the exact loss costs one product per track and no pass over the data.
-        let loss = nothing - lowered + penalty(by_user, users.view(), &user_ridge);
-        if progress(iteration, loss).is_break() {
+    let nothing: f64 = (0..by_user.rows())
+        .flat_map(|user| {
+            let (_, confidence, preference) = by_user.row(user);
+            confidence.iter().zip(preference).map(|(&c, &p)| f64::from(c * p) * f64::from(p))
+        })
+        .sum();
+    let (done, mut users, mut tracks) = begin(data, config, start)?;
+    for iteration in done + 1..=config.iterations {
+        half_step(by_user, &tracks, &user_ridge, config, &mut users)?;
+        let lowered = half_step(&by_track, &users, &track_ridge, config, &mut tracks)?;
+        // With the listeners fixed, the loss is a sum of one quadratic per track, and the solver knows how far below
+        // its value at 0 each is: the exact loss needs no pass over the data.
+        let loss = nothing - lowered + penalty(by_user, &users, &user_ridge);
+        if progress(Progress { iteration, loss, users: &users, tracks: &tracks }).is_break() {
             return Err(Error::Interrupted);
         }
     }
-    half_step(by_user, tracks.view(), &user_ridge, &mut users)?;
+    drop(by_track);
+    let exact = AlsConfig { solver: Solver::Cholesky, ..*config };
+    half_step(by_user, &tracks, &user_ridge, &exact, &mut users)?;
+    let (user_factors, track_factors) = (users.into_array(), tracks.into_array());
     let settings = format!("{config:?} {:?}", data.config);
     Ok(Factors {
-        space: SpaceId::of(&[settings.as_bytes(), &digest(&users), &digest(&tracks)]),
+        space: SpaceId::of(&[settings.as_bytes(), &digest(&user_factors), &digest(&track_factors)]),
         config: *config,
         confidence: data.config,
         user_ridge,
         track_ridge,
         users: data.users.names().to_vec(),
-        user_factors: users,
+        user_factors,
         tracks: data.tracks.names().to_vec(),
-        track_factors: tracks,
+        track_factors,
         plays: data.plays.clone(),
         held_out: Vec::new(),
     })
 }
 
-/// Solves every row of one side with the `other` side `[columns, d]` fixed, in place; returns by how much the rows
+/// Iterations done, listeners and tracks.
+fn begin(data: &Interactions, config: &AlsConfig, start: Start) -> Result<(usize, Rows, Rows)> {
+    let (n, m, d) = (data.users.len(), data.tracks.len(), config.dimensions);
+    let mut users = Rows::zeros(n, d);
+    let mut tracks = random_start(m, d, config.seed);
+    match start {
+        Start::Random => Ok((0, users, tracks)),
+        Start::Warm(earlier) => {
+            if earlier.dimensions() != d {
+                return Err(Error::mismatch(
+                    "the factors to start from",
+                    format!("{d} dimensions"),
+                    earlier.dimensions(),
+                ));
+            }
+            // What is new begins as in a cold start: tracks at random, small beside the others, listeners at zero.
+            take_known(&data.users, &earlier.users, &earlier.user_factors, &mut users);
+            take_known(&data.tracks, &earlier.tracks, &earlier.track_factors, &mut tracks);
+            Ok((0, users, tracks))
+        }
+        Start::Checkpoint(checkpoint) => {
+            let shapes = (checkpoint.users.dim(), checkpoint.tracks.dim());
+            if shapes != ((n, d), (m, d)) {
+                let expected = format!("listeners [{n}, {d}] and tracks [{m}, {d}]");
+                let found = format!("{:?} and {:?}", checkpoint.users.shape(), checkpoint.tracks.shape());
+                return Err(Error::mismatch("the checkpoint", expected, found));
+            }
+            Ok((checkpoint.iteration, Rows::of(checkpoint.users.view()), Rows::of(checkpoint.tracks.view())))
+        }
+    }
+}
+
+/// Copies the rows of those who are in both.
+fn take_known<I: Clone + Eq + std::hash::Hash>(ids: &Ids<I>, earlier: &[I], factors: &Array2<f32>, rows: &mut Rows) {
+    for (id, row) in earlier.iter().zip(factors.rows()) {
+        if let Some(i) = ids.number(id) {
+            rows.row_mut(i as usize).iter_mut().zip(row).for_each(|(to, from)| *to = *from);
+        }
+    }
+}
+
+/// Solves (or improves) every row of one side with the `other` side fixed, in place; returns by how much the rows
 /// together lower the loss.
-pub(super) fn half_step(side: &Csr, other: ArrayView2<f32>, ridge: &Ridge, rows: &mut Array2<f32>) -> Result<f64> {
-    let d = other.ncols();
-    let gram = gram(other);
-    let solve_rows = |solver: &mut WeightedRidge, (task, mut rows): (usize, ndarray::ArrayViewMut2<f32>)| {
+fn half_step(side: &Csr, other: &Rows, ridge: &Ridge, config: &AlsConfig, rows: &mut Rows) -> Result<f64> {
+    let gram = Gram::of(other);
+    let solve_rows = |solver: &mut WeightedRidge, (task, mut rows): (usize, PaddedRows)| {
         let mut lowered = 0.0;
-        for (i, mut row) in rows.rows_mut().into_iter().enumerate() {
-            let row_number = task * ROWS_PER_TASK + i;
-            let (columns, confidence, preference) = side.row(row_number);
-            let entries = (columns.iter().zip(confidence).zip(preference)).map(|((&column, &c), &p)| {
-                (other.row(column as usize).to_slice().expect("rows of factors are contiguous"), c, p)
-            });
-            let (solution, by) = solver.solve(gram.view(), ridge.at(columns.len()), entries)?;
-            row.iter_mut().zip(solution).for_each(|(x, s)| *x = *s);
-            lowered += by;
+        for (i, x) in rows.iter_mut().enumerate() {
+            let (indices, confidence, target) = side.row(task * ROWS_PER_TASK + i);
+            let entries = Entries { rows: other, indices, confidence, target };
+            let lambda = ridge.at(indices.len());
+            lowered += match config.solver {
+                Solver::Cg => solver.improve(&gram, lambda, entries, config.cg_steps, x)?,
+                Solver::Cholesky => {
+                    let (solution, by) = solver.solve(&gram, lambda, entries)?;
+                    x[..solution.len()].copy_from_slice(solution);
+                    by
+                }
+            };
         }
         Ok(lowered)
     };
-    let tasks: Vec<f64> = (rows.axis_chunks_iter_mut(Axis(0), ROWS_PER_TASK).into_par_iter().enumerate())
-        .map_init(|| WeightedRidge::new(d), solve_rows)
+    let tasks: Vec<f64> = (rows.par_blocks_mut(ROWS_PER_TASK).enumerate())
+        .map_init(|| WeightedRidge::new(config.dimensions), solve_rows)
         .collect::<Result<_>>()?;
     // Summed in the order of the rows: the same bits whatever the number of threads.
     Ok(tasks.iter().sum())
 }
 
 /// `Σ λ‖x‖²`
-fn penalty(side: &Csr, rows: ArrayView2<f32>, ridge: &Ridge) -> f64 {
-    let row_penalty = |(i, row): (usize, ndarray::ArrayView1<f32>)| {
-        let length = f64::from(norm(row.to_slice().expect("rows of factors are contiguous")));
+fn penalty(side: &Csr, rows: &Rows, ridge: &Ridge) -> f64 {
+    let row_penalty = |i: usize| {
+        let length = f64::from(norm(rows.row(i)));
         f64::from(ridge.at(side.row_len(i))) * length * length
     };
-    rows.rows().into_iter().enumerate().map(row_penalty).sum()
+    (0..rows.len()).map(row_penalty).sum()
 }
 
 /// Uniform in ±0.1/√d: small against the factors to come, so that the first solve of the listeners sees mostly who
 /// met what, and nothing depends on it but the rotation.
-fn random_start(n: usize, d: usize, seed: u64) -> Array2<f32> {
+fn random_start(n: usize, d: usize, seed: u64) -> Rows {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let width = 0.1 / (d as f32).sqrt();
-    Array2::from_shape_simple_fn((n, d), || random.random_range(-width..width))
+    let mut rows = Rows::zeros(n, d);
+    for i in 0..n {
+        rows.row_mut(i).iter_mut().for_each(|x| *x = random.random_range(-width..width));
+    }
+    rows
 }
 
 /// The BLAKE3 hash of all numbers, row by row, little-endian.
@@ -127,8 +228,10 @@ fn digest(array: &Array2<f32>) -> [u8; 32] {
 mod tests {
     use super::*;
     use crate::events::ConfidenceConfig;
+    use crate::factors::run_id;
     use crate::ids::{Ids, TrackId, UserId};
     use crate::linalg::dot;
+    use ndarray::Axis;
 
     /// A matrix with numbers for names, in the order of the numbers.
     fn matrix(users: usize, tracks: usize, entries: &[(u32, u32, f32, f32)]) -> Interactions {
@@ -146,7 +249,7 @@ mod tests {
     }
 
     fn quietly(data: &Interactions, config: &AlsConfig) -> Factors {
-        fit(data, config, &mut |_, _| ControlFlow::Continue(())).unwrap()
+        fit(data, config, &mut |_| ControlFlow::Continue(())).unwrap()
     }
 
     /// Some matrix with skips, empty corners and a long row.
@@ -215,19 +318,25 @@ mod tests {
     fn the_loss_is_the_papers_and_never_rises() {
         let data = tangled();
         for regularisation_exponent in [0.0, 1.0] {
-            let config =
-                AlsConfig { dimensions: 8, iterations: 12, regularisation: 0.5, regularisation_exponent, seed: 3 };
+            let config = AlsConfig {
+                dimensions: 8,
+                iterations: 12,
+                regularisation: 0.5,
+                regularisation_exponent,
+                seed: 3,
+                ..AlsConfig::default()
+            };
             let mut losses = Vec::new();
-            let f = fit(&data, &config, &mut |iteration, loss| {
-                losses.push(loss);
-                assert_eq!(iteration, losses.len());
+            let f = fit(&data, &config, &mut |progress| {
+                losses.push(progress.loss);
+                assert_eq!(progress.iteration, losses.len());
                 ControlFlow::Continue(())
             })
             .unwrap();
             losses.windows(2).for_each(|w| assert!(w[1] <= w[0] * (1.0 + 1e-6), "{losses:?}"));
             // The last reported loss is of the listeners before the final solve; run that solve's predecessor again.
             let one_less =
-                fit(&data, &AlsConfig { iterations: 11, ..config }, &mut |_, _| ControlFlow::Continue(())).unwrap();
+                fit(&data, &AlsConfig { iterations: 11, ..config }, &mut |_| ControlFlow::Continue(())).unwrap();
             let half = Factors { user_factors: one_less.user_factors, ..f.clone() };
             let plain = plain_loss(&data, &half);
             assert!((losses[11] - plain).abs() < 1e-5 * plain, "{} {plain}", losses[11]);
@@ -243,8 +352,8 @@ mod tests {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             pool.install(|| {
                 let mut losses = Vec::new();
-                let f = fit(&data, &config, &mut |_, loss| {
-                    losses.push(loss);
+                let f = fit(&data, &config, &mut |progress| {
+                    losses.push(progress.loss);
                     ControlFlow::Continue(())
                 });
                 (f.unwrap(), losses)
@@ -256,6 +365,96 @@ mod tests {
         assert_eq!((one.space, one_losses), (two.space, two_losses));
         let other = quietly(&data, &AlsConfig { seed: 2, ..config });
         assert_ne!(one.track_factors, other.track_factors);
+    }
+
+    #[test]
+    fn an_interrupted_run_goes_on_to_the_same_bits() {
+        let data = tangled();
+        let config = AlsConfig { dimensions: 12, iterations: 6, ..AlsConfig::default() };
+        let whole = quietly(&data, &config);
+        let dir = tempfile::tempdir().unwrap();
+        let run = run_id(&data, &config);
+        let stopped = fit(&data, &config, &mut |progress| {
+            progress.checkpoint().save(dir.path(), &run).unwrap();
+            if progress.iteration == 4 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        assert!(matches!(stopped, Err(Error::Interrupted)));
+        let (n, m) = (data.users.len(), data.tracks.len());
+        let checkpoint = Checkpoint::load(dir.path(), &run, n, m, 12).unwrap().unwrap();
+        let mut iterations = Vec::new();
+        let rest = fit_from(&data, &config, Start::Checkpoint(&checkpoint), &mut |progress| {
+            iterations.push(progress.iteration);
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        assert_eq!((iterations, rest.space), (vec![5, 6], whole.space));
+        assert_eq!((&rest.user_factors, &rest.track_factors), (&whole.user_factors, &whole.track_factors));
+        // Only the last one is kept, and it is of this run alone.
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 3);
+        let other = run_id(&data, &AlsConfig { seed: 2, ..config });
+        assert!(Checkpoint::load(dir.path(), &other, n, m, 12).unwrap().is_none());
+        let longer = run_id(&data, &AlsConfig { iterations: 60, ..config });
+        assert_eq!(longer, run);
+        let mut bytes = std::fs::read(dir.path().join("tracks-4.npy")).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        std::fs::write(dir.path().join("tracks-4.npy"), bytes).unwrap();
+        assert!(matches!(Checkpoint::load(dir.path(), &run, n, m, 12), Err(Error::Format { .. })));
+        Checkpoint::remove(dir.path()).unwrap();
+        assert!(Checkpoint::load(dir.path(), &run, n, m, 12).unwrap().is_none());
+        Checkpoint::remove(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn a_warm_start_is_at_the_end_at_once_and_takes_who_is_new() {
+        let data = tangled();
+        let config = AlsConfig { dimensions: 12, iterations: 40, ..AlsConfig::default() };
+        let mut losses = Vec::new();
+        let full = fit(&data, &config, &mut |progress| {
+            losses.push(progress.loss);
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        let yesterday = quietly(&data.retain_tracks(|t| t.as_str() != "t0003"), &config);
+        let first_loss = |start: Start| {
+            let mut loss = 0.0;
+            let two = AlsConfig { iterations: 2, ..config };
+            let f = fit_from(&data, &two, start, &mut |progress| {
+                loss = progress.loss;
+                ControlFlow::Continue(())
+            });
+            (loss, f.unwrap())
+        };
+        let (warm, f) = first_loss(Start::Warm(&yesterday));
+        let (cold, _) = first_loss(Start::Random);
+        let end = losses[39];
+        assert!(warm - end < 0.3 * (cold - end), "{warm} {cold} {end}");
+        let new = data.tracks.names().iter().position(|t| t.as_str() == "t0003").unwrap();
+        assert!(f.track_factors.row(new).iter().any(|&y| y != 0.0));
+        let again = first_loss(Start::Warm(&full)).0;
+        assert!((again / end - 1.0).abs() < 1e-3, "{again} {end}");
+        let other = AlsConfig { dimensions: 13, ..config };
+        assert!(matches!(
+            fit_from(&data, &other, Start::Warm(&full), &mut |_| ControlFlow::Continue(())),
+            Err(Error::Mismatch { .. })
+        ));
+    }
+
+    #[test]
+    fn both_solvers_come_to_the_same_loss() {
+        let data = tangled();
+        let loss = |solver: Solver| {
+            let mut loss = 0.0;
+            let config =
+                AlsConfig { dimensions: 8, iterations: 60, regularisation: 5.0, solver, ..AlsConfig::default() };
+            let f = fit(&data, &config, &mut |progress| {
+                loss = progress.loss;
+                ControlFlow::Continue(())
+            });
+            assert!((loss / plain_loss(&data, &f.unwrap()) - 1.0).abs() < 1e-3);
+            loss
+        };
+        let (cg, cholesky) = (loss(Solver::Cg), loss(Solver::Cholesky));
+        assert!((cg / cholesky - 1.0).abs() < 2e-3, "{cg} {cholesky}");
     }
 
     #[test]
@@ -284,7 +483,7 @@ mod tests {
     #[test]
     fn a_break_is_an_interrupt_and_bad_settings_are_refused() {
         let data = matrix(1, 1, &[(0, 0, 41.0, 1.0)]);
-        let stopped = fit(&data, &AlsConfig::default(), &mut |_, _| ControlFlow::Break(()));
+        let stopped = fit(&data, &AlsConfig::default(), &mut |_| ControlFlow::Break(()));
         assert!(matches!(stopped, Err(Error::Interrupted)));
         for (config, name) in [
             (AlsConfig { dimensions: 0, ..AlsConfig::default() }, "dimensions"),
@@ -293,7 +492,7 @@ mod tests {
             (AlsConfig { regularisation: f32::NAN, ..AlsConfig::default() }, "regularisation"),
             (AlsConfig { iterations: 0, ..AlsConfig::default() }, "iterations"),
         ] {
-            let message = fit(&data, &config, &mut |_, _| ControlFlow::Continue(())).unwrap_err().to_string();
+            let message = fit(&data, &config, &mut |_| ControlFlow::Continue(())).unwrap_err().to_string();
             assert!(message.contains(name), "{message}");
         }
     }
@@ -322,10 +521,15 @@ mod tests {
         let g = golden();
         let data = matrix(g.users, g.tracks, &g.entries);
         let tracks = Array2::from_shape_fn((g.tracks, g.dimensions), |(i, j)| g.track_factors[i][j]);
-        let mut users = Array2::zeros((g.users, g.dimensions));
-        half_step(&data.by_user, tracks.view(), &Ridge::plain(g.regularisation), &mut users).unwrap();
-        for ((i, j), x) in users.indexed_iter() {
-            assert!((x - g.user_factors[i][j]).abs() < 1e-4, "{i} {j}: {x} {}", g.user_factors[i][j]);
+        // Exactly, and by as many steps of conjugate gradient as there are dimensions.
+        for (solver, cg_steps) in [(Solver::Cholesky, 0), (Solver::Cg, g.dimensions)] {
+            let mut users = Rows::zeros(g.users, g.dimensions);
+            let config = AlsConfig { dimensions: g.dimensions, solver, cg_steps, ..AlsConfig::default() };
+            let ridge = Ridge::plain(g.regularisation);
+            half_step(&data.by_user, &Rows::of(tracks.view()), &ridge, &config, &mut users).unwrap();
+            for ((i, j), x) in users.to_array().indexed_iter() {
+                assert!((x - g.user_factors[i][j]).abs() < 1e-4, "{i} {j}: {x} {}", g.user_factors[i][j]);
+            }
         }
     }
 
@@ -338,7 +542,7 @@ mod tests {
             regularisation: g.regularisation,
             regularisation_exponent: 0.0,
             iterations: g.iterations,
-            seed: 1,
+            ..AlsConfig::default()
         };
         let loss = plain_loss(&data, &quietly(&data, &config));
         assert!((loss / g.implicit_loss - 1.0).abs() < 0.01, "{loss} {}", g.implicit_loss);

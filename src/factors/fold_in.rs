@@ -5,20 +5,20 @@ use ndarray::{Array2, ArrayView2};
 
 use super::Ridge;
 use crate::error::{Error, Result};
-use crate::linalg::{WeightedRidge, check_entries, dot, gram};
+use crate::linalg::{Entries, Gram, Rows, WeightedRidge, check_entries, dot};
 
 /// Solves rows against one side of a factorisation.
 #[derive(Clone, Debug)]
 pub struct FoldIn {
-    /// `YᵀY` of the fixed side, `[d, d]`.
-    gram: Array2<f32>,
+    /// `YᵀY` of the fixed side.
+    gram: Gram,
     ridge: Ridge,
 }
 
 impl FoldIn {
     /// Against these factors `[n, d]`: all of them, since those that a row has not met count too, as zeros.
     pub fn new(factors: ArrayView2<f32>, ridge: Ridge) -> FoldIn {
-        FoldIn { gram: gram(factors), ridge }
+        FoldIn { gram: Gram::of_array(factors), ridge }
     }
 
     /// Against the factors whose Gram matrix `[d, d]` this is.
@@ -27,14 +27,14 @@ impl FoldIn {
     /// `Mismatch` where it is not square.
     pub fn from_gram(gram: Array2<f32>, ridge: Ridge) -> Result<FoldIn> {
         if gram.is_square() {
-            Ok(FoldIn { gram, ridge })
+            Ok(FoldIn { gram: Gram::from_matrix(gram.view()), ridge })
         } else {
             Err(Error::mismatch("rows and columns of a Gram matrix", gram.nrows(), gram.ncols()))
         }
     }
 
     pub fn dimensions(&self) -> usize {
-        self.gram.nrows()
+        self.gram.dimensions()
     }
 
     /// The vector `[d]` of a listener (or playlist) who met `vectors` `[n, d]`, with the confidence `c ≥ 1` and the
@@ -44,11 +44,10 @@ impl FoldIn {
     /// `Mismatch` of shapes, `Invalid` for numbers out of range.
     pub fn solve(&self, vectors: ArrayView2<f32>, confidence: &[f32], preference: &[f32]) -> Result<Vec<f32>> {
         check_entries(self.dimensions(), vectors, confidence, preference)?;
-        let vectors = vectors.as_standard_layout();
-        let entries = (vectors.rows().into_iter().zip(confidence).zip(preference))
-            .map(|((v, &c), &p)| (v.to_slice().expect("in standard layout"), c, p));
+        let (rows, indices) = (Rows::of(vectors), numbers(vectors));
+        let entries = Entries { rows: &rows, indices: &indices, confidence, target: preference };
         let mut solver = WeightedRidge::new(self.dimensions());
-        Ok(solver.solve(self.gram.view(), self.ridge.at(confidence.len()), entries)?.0.to_vec())
+        Ok(solver.solve(&self.gram, self.ridge.at(confidence.len()), entries)?.0.to_vec())
     }
 
     /// What each track of the history contributes to the score of `candidate` `[d]`, in the order of the history:
@@ -69,13 +68,18 @@ impl FoldIn {
             let expected = format!("{} dimensions", self.dimensions());
             return Err(Error::mismatch("candidate and Gram matrix", expected, candidate.len()));
         }
-        let vectors = vectors.as_standard_layout();
-        let rows = || vectors.rows().into_iter().map(|v| v.to_slice().expect("in standard layout"));
+        let (rows, indices) = (Rows::of(vectors), numbers(vectors));
+        let entries = Entries { rows: &rows, indices: &indices, confidence, target: preference };
         let mut solver = WeightedRidge::new(self.dimensions());
-        let entries = rows().zip(confidence).map(|(v, &c)| (v, c));
-        let through = solver.apply_inverse(self.gram.view(), self.ridge.at(confidence.len()), entries, candidate)?;
-        Ok(rows().zip(confidence).zip(preference).map(|((v, c), p)| c * p * dot(v, through)).collect())
+        let through = solver.apply_inverse(&self.gram, self.ridge.at(confidence.len()), entries, candidate)?;
+        let weights = confidence.iter().zip(preference);
+        Ok(weights.enumerate().map(|(i, (c, p))| c * p * dot(rows.row(i), through)).collect())
     }
+}
+
+/// 0, 1, 2, ... for each row.
+fn numbers(rows: ArrayView2<f32>) -> Vec<u32> {
+    (0..rows.nrows() as u32).collect()
 }
 
 #[cfg(test)]

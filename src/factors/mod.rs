@@ -2,6 +2,7 @@
 
 mod align;
 mod als;
+mod checkpoint;
 mod exchange;
 mod fold_in;
 
@@ -14,7 +15,8 @@ use ndarray_npy::{ViewNpyExt, WriteNpyExt};
 use serde::{Deserialize, Serialize};
 
 pub use align::{Drift, procrustes};
-pub use als::fit;
+pub use als::{Checkpoint, Progress, Start, fit, fit_from};
+pub use checkpoint::run_id;
 pub use exchange::{Format, Names};
 pub use fold_in::FoldIn;
 
@@ -39,13 +41,36 @@ pub struct AlsConfig {
     pub regularisation_exponent: f32,
     /// Passes over both sides. 15 (16 in Rendle et al.); NDCG is within 1 % of its end after 8.
     pub iterations: usize,
+    /// How a row is solved.
+    pub solver: Solver,
+    /// Steps of conjugate gradient for every row of an iteration: 3, as Takács et al. 2011 and `implicit` have it.
+    pub cg_steps: usize,
     /// Of the random start. The same seed and data give the same factors, whatever the number of threads.
     pub seed: u64,
 }
 
+/// How a row of a factorisation is solved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Solver {
+    /// Improved from where it was by a few steps of conjugate gradient: about half the time of `cholesky` at 40
+    /// dimensions, a tenth at 256, and the same quality after the same number of iterations.
+    Cg,
+    /// Solved exactly.
+    Cholesky,
+}
+
 impl Default for AlsConfig {
     fn default() -> AlsConfig {
-        AlsConfig { dimensions: 40, regularisation: 3.0, regularisation_exponent: 1.0, iterations: 15, seed: 1 }
+        AlsConfig {
+            dimensions: 40,
+            regularisation: 3.0,
+            regularisation_exponent: 1.0,
+            iterations: 15,
+            solver: Solver::Cg,
+            cg_steps: 3,
+            seed: 1,
+        }
     }
 }
 
@@ -65,6 +90,9 @@ impl AlsConfig {
         }
         if !(0.0..=2.0).contains(&self.regularisation_exponent) {
             return Err(Error::invalid("als.regularisation_exponent", "0 to 2", self.regularisation_exponent));
+        }
+        if self.solver == Solver::Cg && self.cg_steps == 0 {
+            return Err(Error::invalid("als.cg_steps", "at least 1", 0));
         }
         if self.iterations == 0 {
             return Err(Error::invalid("als.iterations", "at least 1", 0));

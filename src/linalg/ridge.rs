@@ -1,0 +1,645 @@
+//! The one weighted ridge regression that alternating least squares, fold-in and hand-over share.
+//!
+//! Given the Gram matrix `G = YᵀY` of *all* rows of the other side, and the entries (row `yᵢ`, confidence `cᵢ ≥ 1`,
+//! target `tᵢ`) that were observed, its solution is `x = A⁻¹b` with
+//!
+//! ```text
+//! A = G + Σ(cᵢ−1) yᵢyᵢᵀ + λI        b = Σ cᵢtᵢ yᵢ
+//! ```
+//!
+//! Hu, Koren & Volinsky 2008, equation 4 and the speed-up below it: every unobserved row has confidence 1 and target 0.
+//! `A` is either built and factorised (Cholesky: exact), or only multiplied with, a few times (conjugate gradient from
+//! where `x` was: Takács, Pilászy & Tikk, "Applications of the conjugate gradient method for implicit feedback
+//! collaborative filtering", RecSys 2011).
+
+use pulp::{Arch, Simd, WithSimd};
+
+use super::rows::{Gram, Layout, Panel, Rows, TALL, add_products};
+use crate::error::{Error, Result};
+
+/// Entries that are taken together; their rows stay in the nearest cache (12 KiB at 40 dimensions).
+const BLOCK: usize = 64;
+/// Entries whose products are worked out side by side.
+const SIDE: usize = 8;
+/// How often the ridge is raised, tenfold each time, where rounding has made the matrix indefinite.
+const RIDGE_TRIES: usize = 6;
+/// A squared residual that is nothing, in `f32`.
+const CONVERGED: f32 = 1e-20;
+
+/// What was observed of one row.
+#[derive(Clone, Copy, Debug)]
+pub struct Entries<'a> {
+    /// All rows of the other side.
+    pub rows: &'a Rows,
+    /// Which of them, `[entries]`.
+    pub indices: &'a [u32],
+    /// `cᵢ ≥ 1`, `[entries]`.
+    pub confidence: &'a [f32],
+    /// `tᵢ`, `[entries]`.
+    pub target: &'a [f32],
+}
+
+impl<'a> Entries<'a> {
+    fn blocks(self) -> impl Iterator<Item = (&'a [u32], &'a [f32], &'a [f32])> {
+        let blocks = self.indices.chunks(BLOCK).zip(self.confidence.chunks(BLOCK)).zip(self.target.chunks(BLOCK));
+        blocks.map(|((indices, confidence), target)| (indices, confidence, target))
+    }
+}
+
+/// Solves such regressions, one after the other, in the same working space.
+pub struct WeightedRidge {
+    layout: Layout,
+    arch: Arch,
+    /// `A` without its ridge in the upper triangle `[height, width]`.
+    a: Vec<f32>,
+    /// Its factor; `b`, then `U⁻ᵀb`, in column `d`.
+    u: Vec<f32>,
+    /// `√(c−1) y` of gathered entries `[BLOCK, d]`.
+    scaled: Rows,
+    /// Residual, direction and `A` times it; the first is `b` in the exact solve.
+    vectors: Rows,
+    b: Vec<f64>,
+    x: Rows,
+    /// 0, 1, 2, ... `[d]`: all rows of a square matrix.
+    all: Vec<u32>,
+}
+
+impl WeightedRidge {
+    pub fn new(d: usize) -> WeightedRidge {
+        let layout = Layout::of(d);
+        WeightedRidge {
+            layout,
+            arch: Arch::new(),
+            a: vec![0.0; layout.height() * layout.width()],
+            u: vec![0.0; layout.height() * layout.width()],
+            scaled: Rows::zeros(BLOCK, d),
+            vectors: Rows::zeros(3, d),
+            b: vec![0.0; d],
+            x: Rows::zeros(1, d),
+            all: (0..d as u32).collect(),
+        }
+    }
+
+    /// The solution `[d]`, and `bᵀx`: by so much does it lower the row's loss, against `x = 0`.
+    ///
+    /// # Errors
+    /// `Invalid` where the numbers that come in are not finite.
+    pub fn solve(&mut self, gram: &Gram, ridge: f32, entries: Entries) -> Result<(&[f32], f64)> {
+        self.assemble(gram, entries);
+        self.factorise(ridge)?;
+        self.substitute()
+    }
+
+    /// `A⁻¹v` `[d]`.
+    ///
+    /// # Errors
+    /// As [`WeightedRidge::solve`].
+    pub fn apply_inverse(&mut self, gram: &Gram, ridge: f32, entries: Entries, v: &[f32]) -> Result<&[f32]> {
+        self.assemble(gram, entries);
+        self.b.iter_mut().zip(v).for_each(|(b, &v)| *b = v.into());
+        self.factorise(ridge)?;
+        Ok(self.substitute()?.0)
+    }
+
+    /// Improves `x` (a row of a [`Rows`], with its padding) by `steps` of conjugate gradient. Returns by how much the
+    /// row's loss is now lower than at `x = 0`.
+    ///
+    /// # Errors
+    /// As [`WeightedRidge::solve`].
+    pub fn improve(&mut self, gram: &Gram, ridge: f32, entries: Entries, steps: usize, x: &mut [f32]) -> Result<f64> {
+        if entries.confidence.iter().zip(entries.target).all(|(c, t)| c * t == 0.0) {
+            x.fill(0.0);
+            return Ok(0.0);
+        }
+        let (layout, arch, all) = (self.layout, self.arch, &self.all[..]);
+        let (r, rest) = self.vectors.padded_mut().split_at_mut(layout.stride);
+        let (p, ap) = rest.split_at_mut(layout.stride);
+        // Of a tile of K registers, U sums side by side: enough to hide the latency of an addition.
+        macro_rules! descend {
+            ($($k:literal: $u:literal),*) => {
+                match layout.tile {
+                    $($k => arch.dispatch(Descent::<$k, $u> { gram, all, ridge, entries, steps, x: &mut *x, r, p, ap }),)*
+                    _ => unreachable!("a layout has tiles of 1 to 8 registers"),
+                }
+            };
+        }
+        let lowered = descend!(1: 4, 2: 4, 3: 4, 4: 2, 5: 2, 6: 2, 7: 1, 8: 1);
+        if lowered.is_finite() && x.iter().all(|x| x.is_finite()) { Ok(lowered) } else { Err(not_finite()) }
+    }
+
+    /// `A` without its ridge, and `b`.
+    fn assemble(&mut self, gram: &Gram, entries: Entries) {
+        let stride = self.layout.stride;
+        self.a.copy_from_slice(&gram.data);
+        self.b.fill(0.0);
+        for (indices, c, t) in entries.blocks() {
+            // Of a block summed in `f32`, of all blocks in `f64`.
+            let b = &mut self.vectors.padded_mut()[..stride];
+            b.fill(0.0);
+            let z = &mut self.scaled.padded_mut()[..indices.len() * stride];
+            self.arch.dispatch(Gather { from: entries.rows.padded(), stride, indices, c, t, z, b });
+            self.b.iter_mut().zip(&*b).for_each(|(sum, b)| *sum += f64::from(*b));
+            add_products(z, self.layout, &mut self.a);
+        }
+    }
+
+    /// The Cholesky factor of `A`.
+    fn factorise(&mut self, ridge: f32) -> Result<()> {
+        let (d, width) = (self.layout.d, self.layout.width());
+        let diagonal = self.a.iter().step_by(width + 1).take(d).sum::<f32>() / d as f32;
+        if !diagonal.is_finite() {
+            return Err(not_finite());
+        }
+        // In f32 a ridge far below the rounding of the diagonal is lost, and a rank-deficient matrix may then come
+        // out indefinite. It is raised to that rounding (2⁻²³ ≈ 1.2e-7), in steps, as little as serves.
+        let mut lambda = ridge;
+        for _ in 0..RIDGE_TRIES {
+            self.u.copy_from_slice(&self.a);
+            for i in 0..d {
+                self.u[i * width + i] += lambda;
+                self.u[i * width + d] = self.b[i] as f32;
+            }
+            if self.arch.dispatch(Cholesky { u: &mut self.u, d, width }) {
+                return Ok(());
+            }
+            lambda = (lambda * 10.0).max(diagonal * f32::EPSILON);
+        }
+        Err(Error::invalid("regularisation", "enough to make the equations solvable", ridge))
+    }
+
+    fn substitute(&mut self) -> Result<(&[f32], f64)> {
+        let (d, width) = (self.layout.d, self.layout.width());
+        self.arch.dispatch(Back { u: &self.u, d, width, x: self.x.padded_mut() });
+        let x = self.x.row(0);
+        let lowered = self.b.iter().zip(x).map(|(b, &x)| b * f64::from(x)).sum::<f64>();
+        if lowered.is_finite() && x.iter().all(|x| x.is_finite()) { Ok((x, lowered)) } else { Err(not_finite()) }
+    }
+}
+
+fn not_finite() -> Error {
+    Error::invalid("vectors and confidences", "finite numbers", "overflow or NaN in a least squares solve")
+}
+
+/// `z = √(c−1) y` of some entries, and `b += c t y`.
+struct Gather<'a> {
+    from: &'a [f32],
+    stride: usize,
+    indices: &'a [u32],
+    c: &'a [f32],
+    t: &'a [f32],
+    z: &'a mut [f32],
+    b: &'a mut [f32],
+}
+
+impl WithSimd for Gather<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Gather { from, stride, indices, c, t, z, b } = self;
+        let b = S::as_mut_simd_f32s(b).0;
+        for (((z, &i), &c), &t) in z.chunks_exact_mut(stride).zip(indices).zip(c).zip(t) {
+            let y = S::as_simd_f32s(&from[i as usize * stride..][..stride]).0;
+            let (root, weight) = (simd.splat_f32s((c - 1.0).sqrt()), simd.splat_f32s(c * t));
+            for ((z, y), b) in S::as_mut_simd_f32s(z).0.iter_mut().zip(y).zip(&mut *b) {
+                *z = simd.mul_f32s(root, *y);
+                *b = simd.mul_add_f32s(weight, *y, *b);
+            }
+        }
+    }
+}
+
+/// From the upper triangle of `A` to `U` with `UᵀU = A`, in place; every column beside it becomes `U⁻ᵀ` times itself.
+/// False where `A` is not positive definite (or not finite).
+struct Cholesky<'a> {
+    u: &'a mut [f32],
+    d: usize,
+    width: usize,
+}
+
+impl WithSimd for Cholesky<'_> {
+    type Output = bool;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> bool {
+        let Cholesky { u, d, width } = self;
+        let registers = width / S::F32_LANES;
+        for i in (0..d).step_by(TALL) {
+            // A panel of rows at a time: first what all finished rows take from it, as a product,
+            let (done, rest) = u.split_at_mut(i * width);
+            let panel = &mut rest[..TALL * width];
+            Panel::<false> { z: done, stride: width, i, registers, width }.run(simd, panel);
+            // then what each of its rows takes from those below. Rows begin at a whole register, left of the diagonal,
+            // where nothing is read.
+            for k in i..d.min(i + TALL) {
+                let (done, later) = panel.split_at_mut((k + 1 - i) * width);
+                let row = &mut done[(k - i) * width..];
+                let pivot = row[k];
+                if !(pivot > 0.0 && pivot.is_finite()) {
+                    return false;
+                }
+                let inverse = simd.splat_f32s(1.0 / pivot.sqrt());
+                for x in &mut S::as_mut_simd_f32s(row).0[k / S::F32_LANES..] {
+                    *x = simd.mul_f32s(*x, inverse);
+                }
+                for (j, later) in (k + 1..d).zip(later.chunks_exact_mut(width)) {
+                    let factor = simd.splat_f32s(-row[j]);
+                    let first = j / S::F32_LANES;
+                    let (later, row) = (S::as_mut_simd_f32s(later).0, S::as_simd_f32s(row).0);
+                    for (x, r) in later[first..].iter_mut().zip(&row[first..]) {
+                        *x = simd.mul_add_f32s(factor, *r, *x);
+                    }
+                }
+            }
+        }
+        true
+    }
+}
+
+/// Solves `U x = b`, with `b` in column `d`; `x` is padded.
+struct Back<'a> {
+    u: &'a [f32],
+    d: usize,
+    width: usize,
+    x: &'a mut [f32],
+}
+
+impl WithSimd for Back<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Back { u, d, width, x } = self;
+        x.fill(0.0);
+        for k in (0..d).rev() {
+            let row = &u[k * width..(k + 1) * width];
+            let first = k / S::F32_LANES;
+            let mut sum = simd.splat_f32s(0.0);
+            // `x` is still zero up to k, and beyond `d`.
+            for (u, x) in S::as_simd_f32s(row).0[first..].iter().zip(&S::as_simd_f32s(x).0[first..]) {
+                sum = simd.mul_add_f32s(*u, *x, sum);
+            }
+            x[k] = (row[d] - simd.reduce_sum_f32s(sum)) / row[k];
+        }
+    }
+}
+
+/// Conjugate gradient. `x`, `r`, `p` and `ap` are padded.
+struct Descent<'a, const K: usize, const U: usize> {
+    gram: &'a Gram,
+    all: &'a [u32],
+    ridge: f32,
+    entries: Entries<'a>,
+    steps: usize,
+    x: &'a mut [f32],
+    r: &'a mut [f32],
+    p: &'a mut [f32],
+    ap: &'a mut [f32],
+}
+
+impl<const K: usize, const U: usize> WithSimd for Descent<'_, K, U> {
+    type Output = f64;
+
+    /// With `q(x) = xᵀAx − 2bᵀx`, what the row adds to the loss, and the residual `r = b − Ax`: `−q = bᵀx + rᵀx`, and a
+    /// step of length α along `p` lowers `q` by `α rᵀr`. So the loss costs nothing.
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> f64 {
+        let Descent { gram, all, ridge, entries, steps, x, r, p, ap } = self;
+        // `BLOCK` is a multiple of `SIDE`, so that what is written beyond the last entry stays within.
+        const { assert!(BLOCK.is_multiple_of(SIDE)) };
+        let other = Table::<K> { data: entries.rows.padded(), stride: entries.rows.layout().stride };
+        let matrix = Table::<K> { data: &gram.data, stride: gram.layout.width() };
+        let lambda = simd.splat_f32s(ridge);
+        let d = all.len();
+        let mut w = [0.0f32; BLOCK];
+
+        // r = Σ (ct − (c−1) y·x) y − Gx − λx
+        r.fill(0.0);
+        let mut known = 0.0;
+        for (indices, c, t) in entries.blocks() {
+            let mut sums = [0.0f32; SIDE];
+            for at in (0..indices.len()).step_by(SIDE) {
+                let yx = other.dots(simd, eight(indices, at, indices[at]), x);
+                // Beyond the end both weights come to nothing.
+                let (c, t) = (eight(c, at, 1.0), eight(t, at, 0.0));
+                for e in 0..SIDE {
+                    let ct = c[e] * t[e];
+                    sums[e] += ct * yx[e];
+                    w[at + e] = ct - (c[e] - 1.0) * yx[e];
+                }
+            }
+            known += f64::from(sums.iter().sum::<f32>());
+            other.add::<S, U>(simd, indices, &w, r);
+        }
+        ap.fill(0.0);
+        matrix.add::<S, U>(simd, all, &x[..d], ap);
+        let (mut rr, mut rx) = (simd.splat_f32s(0.0), simd.splat_f32s(0.0));
+        let vectors = S::as_mut_simd_f32s(r).0.iter_mut().zip(S::as_mut_simd_f32s(p).0);
+        for ((r, p), (ap, x)) in vectors.zip(registers::<S>(ap).iter().zip(registers::<S>(x))) {
+            *r = simd.sub_f32s(*r, simd.mul_add_f32s(lambda, *x, *ap));
+            *p = *r;
+            rr = simd.mul_add_f32s(*r, *r, rr);
+            rx = simd.mul_add_f32s(*r, *x, rx);
+        }
+        let mut rr = simd.reduce_sum_f32s(rr);
+        let mut lowered = known + f64::from(simd.reduce_sum_f32s(rx));
+
+        for _ in 0..steps {
+            if rr < CONVERGED {
+                break;
+            }
+            ap.fill(0.0);
+            matrix.add::<S, U>(simd, all, &p[..d], ap);
+            for (indices, c, _) in entries.blocks() {
+                for at in (0..indices.len()).step_by(SIDE) {
+                    let yp = other.dots(simd, eight(indices, at, indices[at]), p);
+                    let c = eight(c, at, 1.0);
+                    for e in 0..SIDE {
+                        w[at + e] = (c[e] - 1.0) * yp[e];
+                    }
+                }
+                other.add::<S, U>(simd, indices, &w, ap);
+            }
+            let mut pap = simd.splat_f32s(0.0);
+            for (ap, p) in S::as_mut_simd_f32s(ap).0.iter_mut().zip(registers::<S>(p)) {
+                *ap = simd.mul_add_f32s(lambda, *p, *ap);
+                pap = simd.mul_add_f32s(*ap, *p, pap);
+            }
+            let alpha = rr / simd.reduce_sum_f32s(pap);
+            lowered += f64::from(alpha) * f64::from(rr);
+            let (plus, minus) = (simd.splat_f32s(alpha), simd.splat_f32s(-alpha));
+            let mut sum = simd.splat_f32s(0.0);
+            let vectors = S::as_mut_simd_f32s(x).0.iter_mut().zip(S::as_mut_simd_f32s(r).0);
+            for ((x, r), (p, ap)) in vectors.zip(registers::<S>(p).iter().zip(registers::<S>(ap))) {
+                *x = simd.mul_add_f32s(plus, *p, *x);
+                *r = simd.mul_add_f32s(minus, *ap, *r);
+                sum = simd.mul_add_f32s(*r, *r, sum);
+            }
+            let before = std::mem::replace(&mut rr, simd.reduce_sum_f32s(sum));
+            let beta = simd.splat_f32s(rr / before);
+            for (p, r) in S::as_mut_simd_f32s(p).0.iter_mut().zip(registers::<S>(r)) {
+                *p = simd.mul_add_f32s(beta, *p, *r);
+            }
+        }
+        lowered
+    }
+}
+
+#[inline(always)]
+fn registers<S: Simd>(v: &[f32]) -> &[S::f32s] {
+    S::as_simd_f32s(v).0
+}
+
+/// Eight from `at` on, filled up beyond the end.
+#[inline(always)]
+fn eight<T: Copy>(of: &[T], at: usize, beyond: T) -> [T; SIDE] {
+    match of[at..].first_chunk() {
+        Some(eight) => *eight,
+        None => {
+            let mut eight = [beyond; SIDE];
+            eight.iter_mut().zip(&of[at..]).for_each(|(to, from)| *to = *from);
+            eight
+        }
+    }
+}
+
+/// Padded rows, taken `K` registers at a time.
+#[derive(Clone, Copy)]
+struct Table<'a, const K: usize> {
+    data: &'a [f32],
+    stride: usize,
+}
+
+impl<const K: usize> Table<'_, K> {
+    #[inline(always)]
+    fn row<S: Simd>(&self, i: u32) -> &[[S::f32s; K]] {
+        registers::<S>(&self.data[i as usize * self.stride..][..self.stride]).as_chunks().0
+    }
+
+    /// `yᵢ·x` of eight rows.
+    #[inline(always)]
+    fn dots<S: Simd>(&self, simd: S, indices: [u32; SIDE], x: &[f32]) -> [f32; SIDE] {
+        let x: &[[S::f32s; K]] = registers::<S>(x).as_chunks().0;
+        let mut dots = [0.0; SIDE];
+        for e in 0..SIDE {
+            dots[e] = simd.reduce_sum_f32s(lane_sums::<S, K>(simd, self.row::<S>(indices[e]), x));
+        }
+        dots
+    }
+
+    /// `out += Σ wᵢyᵢ`
+    #[inline(always)]
+    fn add<S: Simd, const U: usize>(&self, simd: S, indices: &[u32], w: &[f32], out: &mut [f32]) {
+        let zero = simd.splat_f32s(0.0);
+        let (many, rest) = indices.as_chunks::<U>();
+        let (many_w, rest_w) = w[..indices.len()].as_chunks::<U>();
+        let tiles: &mut [[S::f32s; K]] = S::as_mut_simd_f32s(out).0.as_chunks_mut().0;
+        for (tile, out) in tiles.iter_mut().enumerate() {
+            let mut sums = [[zero; K]; U];
+            for (indices, w) in many.iter().zip(many_w) {
+                for u in 0..U {
+                    let (y, w) = (&self.row::<S>(indices[u])[tile], simd.splat_f32s(w[u]));
+                    for k in 0..K {
+                        sums[u][k] = simd.mul_add_f32s(w, y[k], sums[u][k]);
+                    }
+                }
+            }
+            for (&i, &w) in rest.iter().zip(rest_w) {
+                let (y, w) = (&self.row::<S>(i)[tile], simd.splat_f32s(w));
+                for k in 0..K {
+                    sums[0][k] = simd.mul_add_f32s(w, y[k], sums[0][k]);
+                }
+            }
+            for sums in sums {
+                for k in 0..K {
+                    out[k] = simd.add_f32s(out[k], sums[k]);
+                }
+            }
+        }
+    }
+}
+
+/// The products of two rows, summed but for the lanes of one register.
+#[inline(always)]
+fn lane_sums<S: Simd, const K: usize>(simd: S, y: &[[S::f32s; K]], x: &[[S::f32s; K]]) -> S::f32s {
+    if let ([y, ..], [x]) = (y, x) {
+        let mut sum = simd.mul_f32s(y[0], x[0]);
+        for k in 1..K {
+            sum = simd.mul_add_f32s(y[k], x[k], sum);
+        }
+        return sum;
+    }
+    let mut sums = [simd.splat_f32s(0.0); K];
+    for (y, x) in y.iter().zip(x) {
+        for k in 0..K {
+            sums[k] = simd.mul_add_f32s(y[k], x[k], sums[k]);
+        }
+    }
+    let mut sum = sums[0];
+    for k in 1..K {
+        sum = simd.add_f32s(sum, sums[k]);
+    }
+    sum
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::Array2;
+
+    use super::*;
+    use crate::linalg::dot;
+
+    /// The slow clear version: every matrix written out, in `f64`, solved by elimination.
+    fn plain(gram: &Array2<f32>, ridge: f64, y: &Array2<f32>, c: &[f32], t: &[f32]) -> Vec<f64> {
+        let d = y.ncols();
+        let mut a = gram.mapv(f64::from);
+        let mut b = vec![0.0; d];
+        for (row, (c, t)) in y.rows().into_iter().zip(c.iter().zip(t)) {
+            for i in 0..d {
+                b[i] += f64::from(*c) * f64::from(*t) * f64::from(row[i]);
+                for j in 0..d {
+                    a[[i, j]] += f64::from(c - 1.0) * f64::from(row[i]) * f64::from(row[j]);
+                }
+            }
+        }
+        a.diag_mut().mapv_inplace(|x| x + ridge);
+        for k in 0..d {
+            for i in k + 1..d {
+                let factor = a[[i, k]] / a[[k, k]];
+                (k..d).for_each(|j| a[[i, j]] -= factor * a[[k, j]]);
+                b[i] -= factor * b[k];
+            }
+        }
+        for k in (0..d).rev() {
+            b[k] = (b[k] - (k + 1..d).map(|j| a[[k, j]] * b[j]).sum::<f64>()) / a[[k, k]];
+        }
+        b
+    }
+
+    struct Case {
+        other: Array2<f32>,
+        y: Array2<f32>,
+        c: Vec<f32>,
+        t: Vec<f32>,
+        indices: Vec<u32>,
+    }
+
+    impl Case {
+        fn new(d: usize, n: usize) -> Case {
+            Case {
+                other: Array2::from_shape_fn((2 * d, d), |(i, j)| {
+                    (((i * 13 + j * 29 + i * j) % 97) as f32 - 48.0) / 100.0
+                }),
+                y: Array2::from_shape_fn((n, d), |(i, j)| (((i * 31 + j * 17 + i * j) % 101) as f32 - 50.0) / 100.0),
+                c: (0..n).map(|i| 1.0 + (i % 40) as f32).collect(),
+                t: (0..n).map(|i| (i % 3) as f32 / 2.0).collect(),
+                indices: (0..n as u32).collect(),
+            }
+        }
+
+        fn entries<'a>(&'a self, rows: &'a Rows) -> Entries<'a> {
+            Entries { rows, indices: &self.indices, confidence: &self.c, target: &self.t }
+        }
+    }
+
+    const SHAPES: [(usize, usize); 12] = [
+        (1, 1),
+        (7, 0),
+        (7, BLOCK - 1),
+        (16, 20),
+        (40, 3),
+        (40, BLOCK),
+        (40, BLOCK + 1),
+        (64, 9),
+        (65, 3 * BLOCK + 5),
+        (128, 70),
+        (150, 40),
+        (256, 33),
+    ];
+
+    #[test]
+    fn the_exact_solve_equals_the_plain_one_in_every_layout() {
+        for (d, n) in SHAPES {
+            let case = Case::new(d, n);
+            let gram = Gram::of_array(case.other.view());
+            let expected = plain(&gram.to_matrix(), 0.5, &case.y, &case.c, &case.t);
+            let rows = Rows::of(case.y.view());
+            let mut solver = WeightedRidge::new(d);
+            let (x, lowered) = solver.solve(&gram, 0.5, case.entries(&rows)).unwrap();
+            x.iter().zip(&expected).for_each(|(x, e)| assert!((f64::from(*x) - e).abs() < 1e-4, "{d} {n}: {x} {e}"));
+            let b: f64 = (0..n)
+                .map(|i| {
+                    let yx = case.y.row(i).iter().zip(&expected).map(|(y, x)| f64::from(*y) * x).sum::<f64>();
+                    f64::from(case.c[i] * case.t[i]) * yx
+                })
+                .sum();
+            assert!((lowered - b).abs() <= 1e-4 * (1.0 + b), "{d} {n}: {lowered} {b}");
+        }
+    }
+
+    #[test]
+    fn conjugate_gradient_comes_to_the_exact_solution_and_knows_the_loss_on_its_way() {
+        for (d, n) in SHAPES {
+            let case = Case::new(d, n);
+            let gram = Gram::of_array(case.other.view());
+            let rows = Rows::of(case.y.view());
+            let mut solver = WeightedRidge::new(d);
+            let (exact, lowest) = solver.solve(&gram, 5.0, case.entries(&rows)).map(|(x, l)| (x.to_vec(), l)).unwrap();
+            let start: Vec<f32> = (0..d).map(|i| (i % 5) as f32 / 50.0).collect();
+            let mut before = f64::NEG_INFINITY;
+            for steps in [0, 1, 2, 3, 5, 200] {
+                let mut x = Rows::zeros(1, d);
+                x.row_mut(0).copy_from_slice(&start);
+                let lowered = solver.improve(&gram, 5.0, case.entries(&rows), steps, x.padded_mut()).unwrap();
+                assert!(x.padded()[d..].iter().all(|&pad| pad == 0.0));
+                // −q(x) = 2bᵀx − xᵀAx, from its definition.
+                let quadratic = {
+                    let a = gram.to_matrix().mapv(f64::from);
+                    let v = x.row(0).iter().map(|&x| f64::from(x)).collect::<Vec<_>>();
+                    let mut q = 5.0 * v.iter().map(|v| v * v).sum::<f64>();
+                    for i in 0..d {
+                        q += v[i] * (0..d).map(|j| a[[i, j]] * v[j]).sum::<f64>();
+                    }
+                    for i in 0..n {
+                        let (c, t) = (f64::from(case.c[i]), f64::from(case.t[i]));
+                        let yx = f64::from(dot(rows.row(i), x.row(0)));
+                        q += (c - 1.0) * yx * yx - 2.0 * c * t * yx;
+                    }
+                    q
+                };
+                let size = lowest.abs() + quadratic.abs() + 1e-3;
+                assert!((lowered + quadratic).abs() <= 1e-3 * size, "{d} {n} {steps}: {lowered} {quadratic}");
+                assert!(lowered >= before - 1e-4 * size && lowered <= lowest + 1e-4 * size, "{d} {n} {steps}");
+                before = lowered;
+                if steps == 200 {
+                    let x = x.row(0).iter().zip(&exact);
+                    x.for_each(|(x, e)| assert!((x - e).abs() < 2e-4, "{d} {n}: {x} {e}"));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_only_refused_has_no_place() {
+        let case = Case { t: vec![0.0; 9], ..Case::new(40, 9) };
+        let rows = Rows::of(case.y.view());
+        let gram = Gram::of(&rows);
+        let mut x = Rows::of(Array2::ones((1, 40)).view());
+        let lowered = WeightedRidge::new(40).improve(&gram, 1.0, case.entries(&rows), 3, x.padded_mut()).unwrap();
+        assert!(lowered == 0.0 && x.row(0) == [0.0; 40]);
+    }
+
+    #[test]
+    fn a_ridge_below_rounding_still_solves_and_nan_is_an_error() {
+        let y = Array2::from_elem((1, 20), 300.0f32); // rank one: 19 of 20 pivots are rounding
+        let rows = Rows::of(y.view());
+        let entries = Entries { rows: &rows, indices: &[0], confidence: &[40.0], target: &[1.0] };
+        let mut solver = WeightedRidge::new(20);
+        let (x, _) = solver.solve(&Gram::of(&rows), 1e-9, entries).unwrap();
+        let score = dot(x, rows.row(0));
+        assert!((score - 1.0).abs() < 0.01, "{score}");
+        let bad = Gram::from_matrix(Array2::from_elem((20, 20), f32::NAN).view());
+        assert!(solver.solve(&bad, 1.0, entries).is_err());
+        assert!(solver.improve(&bad, 1.0, entries, 3, Rows::zeros(1, 20).padded_mut()).is_err());
+    }
+}
