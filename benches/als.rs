@@ -2,7 +2,9 @@
 
 use std::ops::ControlFlow;
 
-use debut::events::{Action, ConfidenceConfig, Event, Interactions, interactions, read_events, write_events_parquet};
+use debut::events::{
+    Action, BadRows, ConfidenceConfig, Event, Interactions, interactions, read_events, write_events_parquet,
+};
 use debut::factors::{AlsConfig, Factors, FoldIn, Ridge, fit};
 use debut::handover::{HandoverConfig, hand_over};
 use debut::ids::{TrackId, UserId};
@@ -62,7 +64,7 @@ fn read(bencher: Bencher, extension: &str) {
         write_events_parquet(&path, events()).unwrap();
     }
     bencher.counter(ItemsCount::new(EVENTS)).bench_local(|| {
-        read_events(&path, &mut |event| {
+        read_events(&path, BadRows::Count, &mut |event| {
             black_box(event);
             Ok(())
         })

@@ -40,6 +40,7 @@ fn index(songs: usize, graph: bool) -> (tempfile::TempDir, Index) {
                     seconds: None,
                     tiled: false,
                     model: None,
+                    windows: None,
                     predicted: None,
                     vector: song(&mut rng),
                     norm: 1.0,

@@ -4,7 +4,7 @@ use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -53,25 +53,51 @@ impl fmt::Display for SpaceId {
 /// Writes a file that is whole or absent: written aside in the same folder, synced, renamed over `path`, and the
 /// folder synced, so that neither a crash nor a full disk leaves half a file under the name.
 pub fn atomic_write(path: &Path, write: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>) -> Result<()> {
-    let folder = match path.parent() {
-        Some(p) if !p.as_os_str().is_empty() => p,
-        _ => Path::new("."),
-    };
-    fs::create_dir_all(folder).map_err(Error::io(folder))?;
-    let aside = tempfile::Builder::new().suffix(".partial").tempfile_in(folder).map_err(Error::io(folder))?;
-    let mut out = BufWriter::new(aside.as_file());
-    write(&mut out).and_then(|()| out.flush()).map_err(Error::io(path))?;
-    drop(out);
-    aside.as_file().sync_all().map_err(Error::io(path))?;
-    // Temporary files are private by default; what we publish is as readable as the user's umask would have made it.
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        let mode = fs::Permissions::from_mode(0o644);
-        aside.as_file().set_permissions(mode).map_err(Error::io(path))?;
+    Aside::new(path)?.publish(write)
+}
+
+/// The file beside `path` that [`atomic_write`] writes. Who works long for what is to be written makes it first, so that
+/// a place that cannot be written to is known before the work.
+#[derive(Debug)]
+pub struct Aside {
+    path: PathBuf,
+    folder: PathBuf,
+    file: tempfile::NamedTempFile,
+}
+
+impl Aside {
+    /// # Errors
+    /// `Io` where no file can be made beside `path`; `Unsupported` where a folder has its name.
+    pub fn new(path: &Path) -> Result<Aside> {
+        let folder = match path.parent() {
+            Some(p) if !p.as_os_str().is_empty() => p,
+            _ => Path::new("."),
+        };
+        if path.is_dir() {
+            return Err(Error::unsupported(path, "the name of a file", "a folder"));
+        }
+        fs::create_dir_all(folder).map_err(Error::io(folder))?;
+        let file = tempfile::Builder::new().suffix(".partial").tempfile_in(folder).map_err(Error::io(folder))?;
+        Ok(Aside { path: path.to_path_buf(), folder: folder.to_path_buf(), file })
     }
-    aside.persist(path).map_err(|e| Error::Io { path: path.to_path_buf(), source: e.error })?;
-    File::open(folder).and_then(|d| d.sync_all()).map_err(Error::io(folder))
+
+    /// Writes it, and gives it its name.
+    pub fn publish(self, write: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>) -> Result<()> {
+        let Aside { path, folder, file } = self;
+        let mut out = BufWriter::new(file.as_file());
+        write(&mut out).and_then(|()| out.flush()).map_err(Error::io(&path))?;
+        drop(out);
+        file.as_file().sync_all().map_err(Error::io(&path))?;
+        // Temporary files are private by default; what we publish is as readable as the user's umask would have made it.
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            let mode = fs::Permissions::from_mode(0o644);
+            file.as_file().set_permissions(mode).map_err(Error::io(&path))?;
+        }
+        file.persist(&path).map_err(|e| Error::Io { path: path.clone(), source: e.error })?;
+        File::open(&folder).and_then(|d| d.sync_all()).map_err(Error::io(&folder))
+    }
 }
 
 /// Writes `value` as TOML, atomically.
@@ -80,22 +106,25 @@ pub fn write_toml(path: &Path, value: &impl Serialize) -> Result<()> {
     atomic_write(path, |out| out.write_all(text.as_bytes()))
 }
 
-/// Reads TOML.
+/// Reads TOML; `what` says for errors what the file should be.
 ///
 /// # Errors
 /// `Io`, or `Format` with the line and the field that did not fit.
-pub fn read_toml<T: DeserializeOwned>(path: &Path) -> Result<T> {
+pub fn read_toml<T: DeserializeOwned>(path: &Path, what: &str) -> Result<T> {
     let bytes = fs::read(path).map_err(Error::io(path))?;
-    let text = String::from_utf8(bytes).map_err(|e| Error::format(path, "text in UTF-8", e))?;
-    toml::from_str(&text).map_err(|e| Error::format(path, std::any::type_name::<T>(), e))
+    let text = String::from_utf8(bytes).map_err(|e| Error::format(path, format!("{what}, text in UTF-8"), e))?;
+    toml::from_str(&text).map_err(|e| Error::format(path, what, e))
 }
 
 #[test]
-fn toml_that_is_not_text_is_an_error_of_format() {
+fn toml_that_is_malformed_is_an_error_that_says_what_it_should_be() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x.toml");
     fs::write(&path, b"name = \"\xff\"").unwrap();
-    assert!(matches!(read_toml::<toml::Table>(&path), Err(Error::Format { .. })));
+    assert!(matches!(read_toml::<toml::Table>(&path, "settings"), Err(Error::Format { .. })));
+    fs::write(&path, "name = ").unwrap();
+    let message = read_toml::<toml::Table>(&path, "settings").unwrap_err().to_string();
+    assert!(message.contains("x.toml: malformed: expected settings, found TOML parse error at line 1"), "{message}");
 }
 
 /// What a crate does with a file that nobody vouches for, with its panics as errors: the Parquet crate (60.1) has several
@@ -174,6 +203,20 @@ mod tests {
         assert!(failed.unwrap_err().to_string().contains("disk full"));
         assert_eq!(fs::read(&path).unwrap(), b"old");
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_place_that_cannot_be_written_to_is_known_before_the_work() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("file"), "x").unwrap();
+        for place in ["file/v.npy", "."] {
+            let path = dir.path().join(place);
+            let refused = Aside::new(&path).unwrap_err().to_string();
+            assert!(refused.contains(dir.path().to_str().unwrap()), "{refused}");
+        }
+        let unused = Aside::new(&dir.path().join("new")).unwrap();
+        drop(unused);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "what is not published goes");
     }
 
     #[test]

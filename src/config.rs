@@ -15,7 +15,7 @@ use toml::{Table, Value};
 use crate::audio::Listening;
 use crate::encoder::{EncoderConfig, TrainConfig};
 use crate::error::{Error, Result};
-use crate::events::ConfidenceConfig;
+use crate::events::{ConfidenceConfig, EventsConfig};
 use crate::factors::AlsConfig;
 use crate::handover::HandoverConfig;
 use crate::index::IndexConfig;
@@ -26,6 +26,7 @@ use crate::ingest::IngestConfig;
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     pub listen: Listening,
+    pub events: EventsConfig,
     pub confidence: ConfidenceConfig,
     pub als: AlsConfig,
     pub encoder: EncoderConfig,
@@ -39,11 +40,12 @@ impl Config {
     /// The defaults, changed by the file, changed by `stage.name=value` pairs.
     ///
     /// # Errors
-    /// `Format` or `Invalid` naming the setting that does not exist or has the wrong type.
+    /// `Format` or `Invalid` naming the setting that does not exist, has the wrong type or, of listening and ingestion,
+    /// is out of its range: what they make must not be begun.
     pub fn load(file: Option<&Path>, sets: &[String]) -> Result<Config> {
         let mut table = match file {
             None => Table::new(),
-            Some(path) => crate::artefact::read_toml(path)?,
+            Some(path) => crate::artefact::read_toml(path, "settings")?,
         };
         for set in sets {
             let (name, text) = set.split_once('=').unwrap_or((set, ""));
@@ -60,9 +62,12 @@ impl Config {
             };
         }
         let source = file.map_or("--set".to_string(), |f| f.display().to_string());
-        Value::Table(table)
+        let config: Config = Value::Table(table)
             .try_into()
-            .map_err(|e| Error::invalid(format!("setting in {source}"), "a known name and a fitting value", e))
+            .map_err(|e| Error::invalid(format!("setting in {source}"), "a known name and a fitting value", e))?;
+        config.listen.check()?;
+        config.ingest.check()?;
+        Ok(config)
     }
 }
 

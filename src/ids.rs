@@ -3,6 +3,7 @@
 //! Outside, an id is any text of the service that owns it. Inside, matrices need rows: [`Ids`] numbers what it meets
 //! from 0 in order of first sight.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::Hash;
@@ -53,6 +54,14 @@ macro_rules! id {
                 }
             }
 
+            /// As [`Self::new`], for millions of them: the error is what [`id_problem`] names.
+            pub fn checked(text: Cow<str>) -> Result<$name, &'static str> {
+                match id_problem(&text) {
+                    None => Ok($name(text.into_owned())),
+                    Some(problem) => Err(problem),
+                }
+            }
+
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -97,9 +106,27 @@ id!(
     TrackId
 );
 id!(
-    /// A listener, or a playlist that is treated as one.
+    /// A listener, or a playlist that is treated as one ([`UserId::of_playlist`]).
     UserId
 );
+
+/// What the names of playlists begin with, where listeners and playlists are users alike.
+const PLAYLIST: &str = "playlist:";
+
+impl UserId {
+    /// The playlist `id`, as a user of its own: `playlist:id`.
+    ///
+    /// # Errors
+    /// `Invalid` as for any id.
+    pub fn of_playlist(id: &str) -> Result<UserId> {
+        UserId::new(format!("{PLAYLIST}{id}"))
+    }
+
+    /// Whether this is a playlist's name.
+    pub fn is_playlist(&self) -> bool {
+        self.0.starts_with(PLAYLIST)
+    }
+}
 
 /// A two-way numbering: outside id <-> dense `u32`, in order of first sight.
 #[derive(Clone, Debug, Default)]
@@ -132,6 +159,11 @@ impl<I: Clone + Eq + Hash> Ids<I> {
     /// All ids, the one numbered `i` at place `i`.
     pub fn names(&self) -> &[I] {
         &self.names
+    }
+
+    /// All ids, without the way back.
+    pub fn into_names(self) -> Vec<I> {
+        self.names
     }
 
     pub fn len(&self) -> usize {

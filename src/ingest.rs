@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  inputs ──► scout ──► workers (one a core) ──► batch ──► encoder ──► Store::commit ──► acknowledged
-//!            known?     hash, decode, mel        ≤ 32                   one sync a batch
+//!            known?     hash, decode, mel        ≤ 32 windows           one sync a batch
 //! ```
 //!
 //! Every file ends as exactly one [`Outcome`], reported after it is durable, so a killed run loses nothing that it
@@ -33,7 +33,7 @@ use crate::store::{Change, FileOutcome, FileRecord, FileStamp, Source, Store, Tr
 pub struct IngestConfig {
     /// Threads that decode; 0 = one a core.
     pub workers: usize,
-    /// Tracks that go through the network, and to the disk, together. Beyond 32 the network gains nothing.
+    /// Windows that go through the network, and their tracks to the disk, together. Beyond 32 the network gains nothing.
     pub batch: usize,
     /// How long a heard track waits for others to share its batch, in milliseconds: what a lone upload pays.
     pub linger_ms: u64,
@@ -45,12 +45,27 @@ impl Default for IngestConfig {
     }
 }
 
+impl IngestConfig {
+    /// # Errors
+    /// `Invalid`, naming the setting that is out of its range.
+    pub fn check(&self) -> Result<()> {
+        let within = |what: &str, value: u64, low: u64, high: u64| match (low..=high).contains(&value) {
+            true => Ok(()),
+            false => Err(Error::invalid(format!("ingest.{what}"), format!("{low} to {high}"), value)),
+        };
+        within("workers", self.workers as u64, 0, 1024)?;
+        // The windows of a batch are in memory together, 0.3 MB each.
+        within("batch", self.batch as u64, 1, 1024)?;
+        within("linger_ms", self.linger_ms, 0, 60_000)
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
     /// New in the catalogue.
     Added,
-    /// The same id with other content, other tags or another model than before.
+    /// The same id with other content, other tags, another model or another number of windows than before.
     Replaced,
     /// Nothing to do: the catalogue has it.
     Skipped,
@@ -98,6 +113,20 @@ struct Job {
     started: Instant,
 }
 
+/// What made a track's vector: where one of these has changed, the track is heard again.
+#[derive(Clone, Debug, PartialEq)]
+struct Maker {
+    /// [`Model::id`].
+    model: String,
+    windows: u32,
+}
+
+impl Maker {
+    fn made(&self, track: &Track) -> bool {
+        track.model.as_deref() == Some(&self.model) && track.windows == Some(self.windows)
+    }
+}
+
 /// What is in a file, and the track that it is.
 struct Content {
     hash: String,
@@ -136,24 +165,26 @@ pub fn ingest(
     report: &mut dyn FnMut(&Outcome),
 ) -> Result<Summary> {
     listening.check()?;
+    config.check()?;
     if let Some(space) = store.space()? {
         space.id.require("the catalogue's space and the model's", &model.config.space)?;
     }
     let cores = thread::available_parallelism().map_or(1, |n| n.get());
     let workers = if config.workers == 0 { cores } else { config.workers };
-    let model_id = model.id();
+    let maker = Maker { model: model.id(), windows: listening.segments as u32 };
     let (folder, front_end) = (store.folder().to_path_buf(), &model.config.front_end);
-    let (to_batch, messages) = mpsc::sync_channel::<Message>(2 * workers);
+    // A heard track is as large as its windows are many.
+    let (to_batch, messages) = mpsc::sync_channel::<Message>((2 * workers / listening.segments).max(1));
 
     thread::scope(|scope| {
         let (to_workers, jobs) = mpsc::sync_channel::<Job>(2 * workers);
         let jobs = Arc::new(Mutex::new(jobs));
         let to_batch_of_scout = to_batch.clone();
-        let (scout_folder, scout_model) = (folder.clone(), model_id.clone());
-        scope.spawn(move || scout(&scout_folder, &scout_model, inputs, stop, to_workers, to_batch_of_scout));
+        let (folder, maker) = (&folder, &maker);
+        scope.spawn(move || scout(folder, maker, inputs, stop, to_workers, to_batch_of_scout));
         for _ in 0..workers {
-            let (jobs, to_batch, folder, model_id) = (jobs.clone(), to_batch.clone(), folder.clone(), model_id.clone());
-            scope.spawn(move || work(&folder, &model_id, front_end, listening, stop, &jobs, &to_batch));
+            let (jobs, to_batch) = (jobs.clone(), to_batch.clone());
+            scope.spawn(move || work(folder, maker, front_end, listening, stop, &jobs, &to_batch));
         }
         drop(to_batch);
         // The workers own the queue: when the last of them leaves, the scout finds nobody listening and leaves too.
@@ -161,14 +192,15 @@ pub fn ingest(
         let mut batch = Batch {
             store,
             model,
-            model_id,
+            maker,
             heard: Vec::new(),
             settled: Vec::new(),
             since: None,
             summary: Summary::default(),
             report,
         };
-        let done = batch.run(&messages, config, stop);
+        let size = (config.batch / listening.segments).max(1);
+        let done = batch.run(&messages, size, Duration::from_millis(config.linger_ms), stop);
         if done.is_err() {
             // The threads end when they find nobody listening.
             stop.store(true, Ordering::Relaxed);
@@ -181,7 +213,7 @@ pub fn ingest(
 /// Decides, from the catalogue and the file's stamp alone, what needs to be heard.
 fn scout(
     folder: &Path,
-    model_id: &str,
+    maker: &Maker,
     inputs: impl Iterator<Item = Result<Input>>,
     stop: &AtomicBool,
     to_workers: SyncSender<Job>,
@@ -218,7 +250,7 @@ fn scout(
                 };
                 to_batch.send(message).is_ok()
             }
-            Ok(job) => match known(&store, &job, model_id) {
+            Ok(job) => match known(&store, &job, maker) {
                 Ok(Some(message)) => to_batch.send(message).is_ok(),
                 Ok(None) => to_workers.send(job).is_ok(),
                 Err(e) => to_batch.send(Message::Broken(e)).is_ok(),
@@ -231,7 +263,7 @@ fn scout(
 }
 
 /// What the catalogue already knows of an unchanged file; `None` if it must be heard.
-fn known(store: &Store, job: &Job, model_id: &str) -> Result<Option<Message>> {
+fn known(store: &Store, job: &Job, maker: &Maker) -> Result<Option<Message>> {
     let Some(record) = store.file(&job.input.path)?.filter(|r| r.stamp == job.stamp) else { return Ok(None) };
     match record.outcome {
         FileOutcome::Failed { reason, retry: false } if record.decoder == DECODER_VERSION => {
@@ -239,7 +271,7 @@ fn known(store: &Store, job: &Job, model_id: &str) -> Result<Option<Message>> {
             Ok(Some(Message::Settled(Vec::new(), outcome, job.started)))
         }
         FileOutcome::Track(id) if job.input.id.as_ref().is_none_or(|wanted| *wanted == id) => {
-            let Some(track) = store.track(&id)?.filter(|t| t.model.as_deref() == Some(model_id)) else {
+            let Some(track) = store.track(&id)?.filter(|t| maker.made(t)) else {
                 return Ok(None);
             };
             let mut retitled = track.clone();
@@ -259,7 +291,7 @@ fn known(store: &Store, job: &Job, model_id: &str) -> Result<Option<Message>> {
 /// Hears files until there are no more.
 fn work(
     folder: &Path,
-    model_id: &str,
+    maker: &Maker,
     front_end: &FrontEnd,
     listening: &Listening,
     stop: &AtomicBool,
@@ -284,7 +316,7 @@ fn work(
         job.started = Instant::now();
         let message = match content_hash(&job.input.path) {
             Err(e) => failed(job.stamp, None, &e, job.started),
-            Ok(hash) => match recognise(&store, &job, hash, model_id) {
+            Ok(hash) => match recognise(&store, &job, hash, maker) {
                 Err(e) => Message::Broken(e),
                 Ok(Recognised::Settled(message)) => *message,
                 Ok(Recognised::New(content)) => {
@@ -311,7 +343,7 @@ enum Recognised {
 /// one, named by its content.
 ///
 /// Where the catalogue has heard this very content of it, only its place has to be remembered.
-fn recognise(store: &Store, job: &Job, hash: String, model_id: &str) -> Result<Recognised> {
+fn recognise(store: &Store, job: &Job, hash: String, maker: &Maker) -> Result<Recognised> {
     let by_path = || -> Result<Option<TrackId>> {
         let Some(FileOutcome::Track(id)) = store.file(&job.input.path)?.map(|record| record.outcome) else {
             return Ok(None);
@@ -330,7 +362,7 @@ fn recognise(store: &Store, job: &Job, hash: String, model_id: &str) -> Result<R
         },
     };
     let content = &hash;
-    let same = |t: &Track| t.content.as_deref() == Some(content) && t.model.as_deref() == Some(model_id);
+    let same = |t: &Track| t.content.as_deref() == Some(content) && maker.made(t);
     let Some(track) = store.track(&id)?.filter(same) else { return Ok(Recognised::New(Content { hash, id })) };
     let mut changes = vec![file_of(job, content, &id)];
     let mut now = track.clone();
@@ -356,7 +388,7 @@ fn recognise(store: &Store, job: &Job, hash: String, model_id: &str) -> Result<R
 struct Batch<'a> {
     store: &'a mut Store,
     model: &'a Model,
-    model_id: String,
+    maker: &'a Maker,
     heard: Vec<HeardJob>,
     settled: Vec<(Vec<Change>, Outcome, Instant)>,
     /// When what waits longest began to wait.
@@ -366,9 +398,8 @@ struct Batch<'a> {
 }
 
 impl Batch<'_> {
-    fn run(&mut self, messages: &Receiver<Message>, config: &IngestConfig, stop: &AtomicBool) -> Result<()> {
-        let size = config.batch.max(1);
-        let linger = Duration::from_millis(config.linger_ms);
+    /// `size` tracks to a batch.
+    fn run(&mut self, messages: &Receiver<Message>, size: usize, linger: Duration, stop: &AtomicBool) -> Result<()> {
         loop {
             let message = match self.since {
                 Some(since) => messages.recv_timeout(linger.saturating_sub(since.elapsed())),
@@ -413,14 +444,14 @@ impl Batch<'_> {
             outcomes.push((started, outcome));
         }
         if !heard.is_empty() {
-            let windows: Vec<&[Array2<f32>]> = heard.iter().map(|h| &h.heard.mels[..]).collect();
-            let predicted = self.model.embed_tracks(&windows)?;
+            let tracks: Vec<(&Path, &[Array2<f32>])> =
+                heard.iter().map(|h| (h.job.input.path.as_path(), &h.heard.mels[..])).collect();
+            let predicted = self.model.embed_tracks(&tracks)?;
             let mut in_batch: HashMap<TrackId, String> = HashMap::new();
             for (h, vector) in heard.into_iter().zip(predicted.outer_iter()) {
                 let HeardJob { job, content: Content { hash: content, id }, heard } = h;
                 let before = self.store.track(&id)?;
-                let same =
-                    |t: &Track| t.content.as_deref() == Some(&content) && t.model.as_ref() == Some(&self.model_id);
+                let same = |t: &Track| t.content.as_deref() == Some(&content) && self.maker.made(t);
                 let twin = in_batch.get(&id) == Some(&content) || before.as_ref().is_some_and(same);
                 changes.push(file_of(&job, &content, &id));
                 let (status, reason) = if twin {
@@ -460,7 +491,8 @@ impl Batch<'_> {
             info: merged(job.input.info.clone(), info_of(&heard.tags)),
             seconds: heard.seconds,
             tiled: heard.tiled,
-            model: Some(self.model_id.clone()),
+            model: Some(self.maker.model.clone()),
+            windows: Some(self.maker.windows),
             vector: played.as_ref().map_or_else(|| predicted.clone(), |t| t.vector.clone()),
             predicted: Some(predicted),
             norm: played.as_ref().map_or(self.model.config.typical_norm, |t| t.norm),
@@ -574,13 +606,21 @@ mod tests {
     }
 
     fn run(store: &mut Store, scale: f32, inputs: Vec<Result<Input>>) -> Result<(Summary, Vec<Outcome>)> {
+        run_with(store, scale, inputs, &Listening::default())
+    }
+
+    fn run_with(
+        store: &mut Store,
+        scale: f32,
+        inputs: Vec<Result<Input>>,
+        listening: &Listening,
+    ) -> Result<(Summary, Vec<Outcome>)> {
         let config = IngestConfig { workers: 1, batch: 2, ..IngestConfig::default() };
         let mut outcomes = Vec::new();
         let stop = AtomicBool::new(false);
-        let summary =
-            ingest(store, &model(scale), inputs.into_iter(), &Listening::default(), &config, &stop, &mut |o| {
-                outcomes.push(o.clone())
-            })?;
+        let summary = ingest(store, &model(scale), inputs.into_iter(), listening, &config, &stop, &mut |o| {
+            outcomes.push(o.clone())
+        })?;
         Ok((summary, outcomes))
     }
 
@@ -596,9 +636,30 @@ mod tests {
         let mut store = catalogue(dir.path());
         // Far more files than the queues hold.
         let message = run(&mut store, 0.0, songs(dir.path(), 30)).unwrap_err().to_string();
-        assert!(message.contains("direction"), "{message}");
+        assert!(message.contains("direction") && message.contains(".wav"), "{message}");
         assert_eq!(store.status().unwrap().tracks, 0);
         assert_eq!(run(&mut store, 1.0, songs(dir.path(), 30)).unwrap().0.added, 30);
+    }
+
+    #[test]
+    fn another_number_of_windows_is_heard_again_as_another_model_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = catalogue(dir.path());
+        let windows = |n| Listening { segments: n, ..Listening::default() };
+        let paths: Vec<PathBuf> = songs(dir.path(), 3).into_iter().map(|i| i.unwrap().path).collect();
+        let unchanged = || paths.iter().map(|path| Ok(Input::file(path))).collect::<Vec<_>>();
+        for (n, added, replaced, skipped) in [(1, 3, 0, 0), (3, 0, 3, 0), (3, 0, 0, 3), (1, 0, 3, 0)] {
+            let (summary, _) = run_with(&mut store, 1.0, unchanged(), &windows(n)).unwrap();
+            assert_eq!(summary, Summary { added, replaced, skipped, failed: 0 }, "{n} windows");
+            assert_eq!(store.windows().unwrap(), Some(n as u32));
+        }
+        // Written anew the files are known by their content, and what was heard of it counts too.
+        for (n, replaced, skipped) in [(1, 0, 3), (2, 3, 0)] {
+            let (summary, _) = run_with(&mut store, 1.0, songs(dir.path(), 3), &windows(n)).unwrap();
+            assert_eq!((summary.replaced, summary.skipped), (replaced, skipped), "{n} windows");
+        }
+        let all = store.status().unwrap().models;
+        assert_eq!(all.iter().map(|(_, windows, tracks)| (*windows, *tracks)).collect::<Vec<_>>(), [(2, 3)]);
     }
 
     #[test]

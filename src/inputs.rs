@@ -39,11 +39,14 @@ impl Input {
 }
 
 /// The music under `path`, in the order of the names: the file itself, or everything in the folder that is audio by its
-/// ending. Links are followed; a loop of links, or a folder that cannot be read, is an error in its place in the list.
+/// ending. Links are followed; a loop of links, or a folder that cannot be read, is an error in its place in the list; a
+/// folder that holds no music is one too, since whoever names it expects some.
 pub fn walk(path: &Path) -> impl Iterator<Item = Result<Input>> + use<> {
     let root = path.to_path_buf();
     let is_file = !root.is_dir();
-    WalkDir::new(path).follow_links(true).sort_by_file_name().into_iter().filter_map(move |entry| match entry {
+    let folder = Input::file(path).path;
+    let entries = WalkDir::new(path).follow_links(true).sort_by_file_name().into_iter();
+    let found = entries.filter_map(move |entry| match entry {
         Ok(entry) if is_file || (!entry.file_type().is_dir() && is_audio(entry.path())) => {
             Some(Ok(Input::file(entry.path())))
         }
@@ -56,6 +59,19 @@ pub fn walk(path: &Path) -> impl Iterator<Item = Result<Input>> + use<> {
             };
             Some(Err(Error::Io { path, source }))
         }
+    });
+    let mut none = !is_file;
+    found.map(Some).chain([None]).filter_map(move |item| match item {
+        Some(item) => {
+            none = false;
+            Some(item)
+        }
+        None if none => {
+            let source =
+                std::io::Error::new(std::io::ErrorKind::NotFound, "no file in this folder is audio by its ending");
+            Some(Err(Error::Io { path: folder.clone(), source }))
+        }
+        None => None,
     })
 }
 
@@ -185,6 +201,16 @@ mod tests {
         // A file that is named outright is taken whatever its ending; one that is not there is an error.
         assert_eq!(walk(&dir.path().join("notes.txt")).count(), 1);
         assert!(walk(&dir.path().join("nothing.mp3")).next().unwrap().is_err());
+    }
+
+    #[test]
+    fn a_folder_without_music_is_an_error_that_names_it() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("cover.jpg"), "x").unwrap();
+        let found: Vec<_> = walk(dir.path()).collect();
+        assert_eq!(found.len(), 1);
+        let message = found[0].as_ref().unwrap_err().to_string();
+        assert!(message.starts_with(dir.path().to_str().unwrap()), "{message}");
     }
 
     #[test]

@@ -40,9 +40,9 @@
 //! | [`handover`] | prediction and plays → the vector that is served | the first line |
 //! | [`store`] | the catalogue, which is the truth | the first line |
 //! | [`index`] | which songs are near: a cache of the catalogue | `store` |
-//! | [`inputs`] [`ingest`] | files, folders, manifests; the job that hears them into the catalogue | `store`; `audio` `encoder` |
+//! | [`inputs`] [`embed`] [`ingest`] | files, folders, manifests; the jobs that turn them into vectors, without a catalogue and into one | `store`; `audio` `encoder` |
 //! | [`recommend`] | which tracks for whom, and because of what | `index` `store` `factors` |
-//! | [`eval`] | how good is it | `factors` `events` |
+//! | [`eval`] | how good is it | `factors` `events` `handover` |
 //! | [`plot`] | curves and spectrograms as pictures | the first line |
 //! | [`config`] [`cli`] | all settings in one file; the verbs, where stages meet | everything |
 #![recursion_limit = "256"]
@@ -59,6 +59,7 @@ pub mod factors;
 pub mod handover;
 pub mod store;
 
+pub mod embed;
 pub mod index;
 pub mod ingest;
 pub mod inputs;

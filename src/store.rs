@@ -27,7 +27,7 @@ use crate::error::{Error, Result};
 use crate::ids::{TrackId, UserId};
 
 /// The version of the tables below, kept in SQLite's `user_version`.
-pub const SCHEMA_VERSION: i64 = 1;
+pub const SCHEMA_VERSION: i64 = 2;
 /// "debu", kept in SQLite's `application_id`, so that another program's database is refused.
 const APPLICATION_ID: i64 = 0x6465_6275;
 const DATABASE: &str = "catalogue.sqlite";
@@ -56,6 +56,7 @@ CREATE TABLE tracks (
     tiled       INTEGER NOT NULL,
     space       TEXT NOT NULL REFERENCES spaces (id),
     model       TEXT,
+    windows     INTEGER,
     predicted   BLOB,
     vector      BLOB NOT NULL,
     norm        REAL NOT NULL,
@@ -152,6 +153,8 @@ pub struct Track {
     pub tiled: bool,
     /// The id of the model that predicted.
     pub model: Option<String>,
+    /// The windows that it heard of the track: vectors of one window and of three are not of one kind.
+    pub windows: Option<u32>,
     /// `[d]`, unit length: what the network predicts from the sound.
     pub predicted: Option<Vec<f32>>,
     /// `[d]`, unit length: what is served.
@@ -282,8 +285,8 @@ pub struct Status {
     pub seq: i64,
     pub space: Option<String>,
     pub dimensions: Option<usize>,
-    /// Models that predicted the vectors, with how many each.
-    pub models: Vec<(String, u64)>,
+    /// Models that predicted the vectors, the windows that they heard of a track, and how many tracks each.
+    pub models: Vec<(String, u32, u64)>,
     /// Bytes of the database, its log included.
     pub bytes: u64,
 }
@@ -534,6 +537,16 @@ impl Store {
         })
     }
 
+    /// The windows that were heard of the track that was changed last, of those that were heard: what is compared with
+    /// the catalogue is heard alike.
+    pub fn windows(&self) -> Result<Option<u32>> {
+        self.ask(|db| {
+            db.prepare_cached("SELECT windows FROM tracks WHERE windows IS NOT NULL ORDER BY seq DESC LIMIT 1")?
+                .query_row([], |row| row.get(0))
+                .optional()
+        })
+    }
+
     /// Whether a track of this id was taken out, and is not there.
     pub fn is_removed(&self, id: &TrackId) -> Result<bool> {
         self.ask(|db| {
@@ -658,7 +671,8 @@ impl Store {
         let mut status = self.ask(|db| {
             let count = |sql: &str| db.query_row(sql, [], |row| row.get::<_, i64>(0)).map(|n| n as u64);
             let mut models = db.prepare(
-                "SELECT model, count(*) FROM tracks WHERE model IS NOT NULL GROUP BY model ORDER BY count(*) DESC",
+                "SELECT model, windows, count(*) FROM tracks WHERE model IS NOT NULL GROUP BY model, windows
+                 ORDER BY count(*) DESC",
             )?;
             Ok(Status {
                 tracks: count("SELECT count(*) FROM tracks")?,
@@ -669,7 +683,7 @@ impl Store {
                 listeners: count("SELECT count(*) FROM listeners")?,
                 seq: db.query_row("SELECT last FROM sequence", [], |row| row.get(0))?,
                 models: models
-                    .query_map([], |row| Ok((row.get(0)?, row.get::<_, i64>(1)? as u64)))?
+                    .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get::<_, i64>(2)? as u64)))?
                     .collect::<rusqlite::Result<_>>()?,
                 ..Status::default()
             })
@@ -737,7 +751,7 @@ impl Store {
 }
 
 const TRACK: &str = "SELECT key, id, path, content, title, artist, album, year, genre, isrc, musicbrainz, released,
-    seconds, tiled, model, predicted, vector, norm, source, plays FROM tracks";
+    seconds, tiled, model, windows, predicted, vector, norm, source, plays FROM tracks";
 
 fn track_row(row: &Row) -> rusqlite::Result<Track> {
     let source: String = row.get("source")?;
@@ -761,10 +775,11 @@ fn track_row(row: &Row) -> rusqlite::Result<Track> {
         seconds: row.get("seconds")?,
         tiled: row.get("tiled")?,
         model: row.get("model")?,
+        windows: row.get("windows")?,
         predicted: row.get::<_, Option<Vec<u8>>>("predicted")?.map(|b| from_bytes(&b)),
         vector: from_bytes(row.get_ref("vector")?.as_blob()?),
         norm: row.get("norm")?,
-        source: Source::parse(&source).ok_or_else(|| damaged(18, format!("vector source {source:?}")))?,
+        source: Source::parse(&source).ok_or_else(|| damaged(19, format!("vector source {source:?}")))?,
         plays: row.get("plays")?,
     })
 }
@@ -805,11 +820,11 @@ fn upsert(t: &Transaction, track: &Track, space: &str) -> rusqlite::Result<bool>
     let i = &track.info;
     t.prepare_cached(
         "INSERT INTO tracks (id, path, content, title, artist, album, year, genre, isrc, musicbrainz, released, seconds,
-             tiled, space, model, predicted, vector, norm, source, plays, seq)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21)
+             tiled, space, model, windows, predicted, vector, norm, source, plays, seq)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22)
          ON CONFLICT (id) DO UPDATE SET path = ?2, content = ?3, title = ?4, artist = ?5, album = ?6, year = ?7,
              genre = ?8, isrc = ?9, musicbrainz = ?10, released = ?11, seconds = ?12, tiled = ?13, space = ?14,
-             model = ?15, predicted = ?16, vector = ?17, norm = ?18, source = ?19, plays = ?20, seq = ?21",
+             model = ?15, windows = ?16, predicted = ?17, vector = ?18, norm = ?19, source = ?20, plays = ?21, seq = ?22",
     )?
     .execute(params![
         track.id.as_str(),
@@ -827,6 +842,7 @@ fn upsert(t: &Transaction, track: &Track, space: &str) -> rusqlite::Result<bool>
         track.tiled,
         space,
         track.model,
+        track.windows,
         track.predicted.as_deref().map(to_bytes),
         to_bytes(&track.vector),
         track.norm,
@@ -1006,6 +1022,7 @@ mod tests {
             seconds: Some(180.5),
             tiled: false,
             model: Some("m@1".into()),
+            windows: Some(3),
             predicted: Some(vector.to_vec()),
             vector: vector.to_vec(),
             norm: 0.5,

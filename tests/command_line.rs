@@ -45,6 +45,15 @@ fn what_can_be_read_is_in_the_catalogue_what_cannot_is_in_failures_and_a_second_
     assert_eq!(statuses(&second).iter().filter(|s| **s == "failed").count(), 3);
     let status = &json(dir.path(), 0, &["--catalogue", "c", "status", "--json"])[0];
     assert_eq!((status["tracks"].as_u64(), status["failures"].as_u64()), (Some(5), Some(3)));
+    // The ids by which tracks are asked for.
+    let tracks = json(dir.path(), 0, &["--catalogue", "c", "status", "--tracks", "--json"]);
+    let mut listed: Vec<&str> = tracks.iter().map(|t| t["track"].as_str().unwrap()).collect();
+    let mut added: Vec<&str> = first.iter().filter_map(|l| l["track"].as_str()).collect();
+    listed.sort_unstable();
+    added.sort_unstable();
+    assert_eq!(listed, added);
+    let (_, text, _) = run(dir.path(), &["--catalogue", "c", "status", "--tracks"]);
+    assert!(text.lines().count() == 5 && text.lines().all(|line| line.ends_with(".wav")), "{text}");
     let seq = status["seq"].clone();
 
     // A file that was damaged and is mended is taken; one that is gone from the failures stays gone.
@@ -218,6 +227,45 @@ fn spectrograms_and_vectors_come_out_as_arrays() {
 }
 
 #[test]
+fn embedding_that_is_stopped_writes_what_it_has_and_says_what_is_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    music(dir.path(), 400);
+    let run = debut(dir.path())
+        .args(["embed", "music", "--out", "v.npy", "--json"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The output is made before the work, so whoever sees it finds the work begun.
+    let begun = || fs::read_dir(dir.path()).unwrap().any(|f| f.unwrap().path().extension() == Some("partial".as_ref()));
+    while !begun() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert!(std::process::Command::new("kill").args(["-TERM", &run.id().to_string()]).status().unwrap().success());
+    let ended = run.wait_with_output().unwrap();
+    assert_eq!(ended.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&ended.stderr).contains("interrupted"));
+    let told: Value = serde_json::from_slice(&ended.stdout).unwrap();
+    let (embedded, missing) = (told["embedded"].as_u64().unwrap(), told["missing"].as_u64().unwrap());
+    assert!(missing > 0 && embedded + missing == 400, "{told}");
+    let vectors = ndarray_npy::read_npy::<_, ndarray::Array2<f32>>(dir.path().join("v.npy")).unwrap();
+    assert_eq!(vectors.nrows() as u64, embedded);
+    assert!(!begun(), "nothing is left beside it");
+}
+
+#[test]
+fn an_output_that_cannot_be_written_is_known_before_the_work() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("bad.mp3"), "no audio").unwrap();
+    fs::create_dir(dir.path().join("folder.npy")).unwrap();
+    for out in ["bad.mp3/v.npy", "folder.npy", "v.txt"] {
+        let (code, _, stderr) = run(dir.path(), &["embed", "bad.mp3", "--out", out]);
+        assert!(code == 2 && stderr.contains(out.trim_end_matches("/v.npy")), "{stderr}");
+        assert!(!stderr.contains("failed: "), "nothing was heard: {stderr}");
+    }
+}
+
+#[test]
 fn plays_become_factors_factors_a_model_and_the_model_a_table() {
     let dir = tempfile::tempdir().unwrap();
     music(dir.path(), 48);
@@ -247,6 +295,9 @@ fn plays_become_factors_factors_a_model_and_the_model_a_table() {
     assert!(stderr.contains("1 row left out") && stderr.contains("events.csv"), "{stderr}");
     let report: Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!((report["dimensions"].as_u64(), report["left_out"].as_u64()), (Some(8), Some(1)));
+    let (code, _, stderr) = run(dir.path(), &["factorize", "events.csv", "--out", "strict", "--strict"]);
+    assert!(code == 2 && stderr.contains("events.csv:962") && stderr.contains("never,user-1"), "{code} {stderr}");
+    assert!(!dir.path().join("strict").exists());
     let held = report["held_out"].as_u64().unwrap();
     assert_eq!(held + report["tracks"].as_u64().unwrap(), 48);
 
@@ -365,11 +416,21 @@ fn wrong_usage_is_exit_code_2_and_help_teaches() {
     let dir = tempfile::tempdir().unwrap();
     for wrong in
         [&["ingest"][..], &["recommend"], &["sing"], &["status"], &["--set", "als.nothing=1", "status", "--settings"]]
+            .into_iter()
+            .chain([
+                &["ingest", "--segments", "0", "."][..],
+                &["--set", "listen.segments=101", "demo"],
+                &["--set", "ingest.batch=0", "ingest", "."],
+            ])
     {
         let (code, stdout, stderr) = run(dir.path(), wrong);
         assert_eq!((code, stdout.is_empty()), (2, true), "{wrong:?}: {stderr}");
         assert!(!stderr.is_empty());
     }
+    // A model that is named and not there is not silently another.
+    let named = debut(dir.path()).env("DEBUT_MODEL", "no/model").args(["ingest", "."]).output().unwrap();
+    let stderr = String::from_utf8(named.stderr).unwrap();
+    assert!(named.status.code() == Some(2) && stderr.contains("no/model"), "{stderr}");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "nothing was made");
     for verb in ["ingest", "recommend", "embed", "mel", "factorize", "factors", "train", "evaluate", "handover"] {
         let (code, stdout, _) = run(dir.path(), &[verb, "--help"]);

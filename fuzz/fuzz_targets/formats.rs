@@ -44,7 +44,7 @@ fuzz_target!(|bytes: &[u8]| {
             fs::write(at("model.toml"), body).unwrap();
             fs::write(at("model.safetensors"), b"").unwrap();
             check(Model::load(dir.path()));
-            let _: Result<ModelConfig, _> = debut::artefact::read_toml(&at("model.toml"));
+            let _: Result<ModelConfig, _> = debut::artefact::read_toml(&at("model.toml"), "the description of a model");
         }
         _ => {
             fs::write(at("factors.toml"), body).unwrap();

@@ -2,6 +2,7 @@
 #![no_main]
 
 use std::cell::RefCell;
+use std::panic;
 use std::path::PathBuf;
 
 use debut::Error;
@@ -17,20 +18,47 @@ thread_local! {
     });
 }
 
-fuzz_target!(|bytes: &[u8]| {
+/// libFuzzer's hook ends the run at any panic, before it is caught. A panic of a dependency is expected: `hear` makes an
+/// error of it. One of our own is a finding even where it would be caught; and what is not caught ends the run as ever.
+fn let_dependencies_panic() {
+    let end_the_run = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        if !info.location().is_some_and(|at| at.file().contains("/registry/src/")) {
+            end_the_run(info);
+        }
+    }));
+}
+
+/// Puts the checksums of Ogg pages right (RFC 3533, section 6), without which a page that was changed is passed over.
+fn with_ogg_checksums(bytes: &[u8]) -> Vec<u8> {
+    let mut file = bytes.to_vec();
+    let mut at = 0;
+    while let Some(found) = file[at..].windows(4).position(|four| four == b"OggS") {
+        at += found;
+        let segments = file.get(at + 26).copied().map_or(0, usize::from);
+        let Some(lacing) = file.get(at + 27..at + 27 + segments) else { break };
+        let length = 27 + segments + lacing.iter().map(|&n| usize::from(n)).sum::<usize>();
+        let Some(page) = file.get_mut(at..at + length) else { break };
+        page[22..26].fill(0);
+        let sum = page.iter().fold(0u32, |sum, &byte| {
+            (0..8).fold(sum ^ u32::from(byte) << 24, |sum, _| sum << 1 ^ if sum >> 31 == 1 { 0x04c1_1db7 } else { 0 })
+        });
+        page[22..26].copy_from_slice(&sum.to_le_bytes());
+        at += length;
+    }
+    file
+}
+
+fuzz_target!(init: let_dependencies_panic(), |bytes: &[u8]| {
     FILE.with_borrow(|(_, path)| {
-        std::fs::write(path, bytes).unwrap();
+        std::fs::write(path, with_ogg_checksums(bytes)).unwrap();
         let listening = Listening { segments: 2, time_limit_s: 5.0 };
         match hear(path, &FrontEnd::default(), 40, &listening) {
             Ok(heard) => {
                 assert_eq!(heard.mels.len(), 2);
                 assert!(heard.mels.iter().flatten().all(|x| x.is_finite()));
             }
-            // A panic that was caught inside is told as such, and is a finding where it is ours.
-            Err(e @ (Error::Decode { .. } | Error::Unsupported { .. })) => {
-                let text = e.to_string();
-                assert!(!text.contains("panicked") || std::env::var_os("ALLOW_CAUGHT").is_some(), "{text}");
-            }
+            Err(Error::Decode { .. } | Error::Unsupported { .. }) => {}
             Err(e) => panic!("{e}"),
         }
     });

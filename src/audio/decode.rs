@@ -720,7 +720,11 @@ impl Prepared {
         // first packet corrects it.
         let source_rate = header_rate.unwrap_or(time_base.denom.get()).min(MAX_RATE);
         let rate = if half { lower_half_rate(params.codec, source_rate) } else { source_rate };
-        let head = params.extra_data.as_deref().filter(|_| params.codec == CODEC_ID_OPUS).and_then(OpusHead::parse);
+        let head = params
+            .extra_data
+            .as_deref()
+            .filter(|_| params.codec == CODEC_ID_OPUS)
+            .and_then(|head| OpusHead::parse(head).ok());
         // The granule position of Opus counts the pre-skip (RFC 7845, section 4.3).
         let pre_skip = head.map(|h| h.pre_skip);
         let start = time_base.calc_time(track.start_ts).map_or(0.0, |t| t.as_secs_f64());

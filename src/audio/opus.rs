@@ -37,12 +37,17 @@ pub struct OpusHead {
     mapping: Vec<u8>,
 }
 
+const NO_HEADER: Error = Error::Unsupported("opus: no usable identification header");
+
 impl OpusHead {
-    /// Reads the header; `None` where it is cut short or contradicts itself. In MP4 (`dOps`, version 0) the numbers
-    /// are big-endian, elsewhere little-endian.
-    pub fn parse(bytes: &[u8]) -> Option<OpusHead> {
-        let body = bytes.strip_prefix(b"OpusHead")?;
-        let [version, channels, s0, s1, _, _, _, _, g0, g1, family, table @ ..] = body else { return None };
+    /// Reads the header. In MP4 (`dOps`, version 0) the numbers are big-endian, elsewhere little-endian.
+    ///
+    /// # Errors
+    /// `Unsupported` where it is cut short or contradicts itself, and where its channels are not loudspeakers: the mean
+    /// of ambisonics (RFC 8486) is no mixdown.
+    pub fn parse(bytes: &[u8]) -> Result<OpusHead> {
+        let body = bytes.strip_prefix(b"OpusHead").ok_or(NO_HEADER)?;
+        let [version, channels, s0, s1, _, _, _, _, g0, g1, family, table @ ..] = body else { return Err(NO_HEADER) };
         let (pre_skip, gain) = if *version == 0 {
             (u16::from_be_bytes([*s0, *s1]), i16::from_be_bytes([*g0, *g1]))
         } else {
@@ -52,10 +57,15 @@ impl OpusHead {
         let (streams, coupled, mapping) = match (*family, n) {
             (0, 1) => (1, 0, vec![0]),
             (0, 2) => (1, 1, vec![0, 1]),
-            (0, _) | (_, 0) => return None,
-            _ => (*table.first()?, *table.get(1)?, table.get(2..2 + n)?.to_vec()),
+            (1 | 255, 1..) => {
+                let [streams, coupled, mapping @ ..] = table else { return Err(NO_HEADER) };
+                (*streams, *coupled, mapping.get(..n).ok_or(NO_HEADER)?.to_vec())
+            }
+            (0 | 1 | 255, _) => return Err(NO_HEADER),
+            (2 | 3, _) => return Err(Error::Unsupported("opus: ambisonics (channel mapping family 2 or 3)")),
+            _ => return Err(Error::Unsupported("opus: unknown channel mapping family")),
         };
-        Some(OpusHead { channels: n, pre_skip: u32::from(pre_skip), gain, streams, coupled, mapping })
+        Ok(OpusHead { channels: n, pre_skip: u32::from(pre_skip), gain, streams, coupled, mapping })
     }
 
     /// Without a header (as in CAF): one stream of one or two channels.
@@ -118,10 +128,34 @@ fn the_header_is_read_in_both_byte_orders_and_refused_when_cut() {
     assert_eq!((head.channels, head.pre_skip, head.gain, head.coupled), (2, 312, -256, 1));
     let mp4 = [b"OpusHead".as_slice(), &[0, 2, 0x01, 0x38, 0, 0, 0, 0, 0xff, 0x00, 0]].concat();
     assert_eq!(OpusHead::parse(&mp4).unwrap(), head);
+    let refused = |bytes: &[u8]| match OpusHead::parse(bytes) {
+        Err(Error::Unsupported(what)) => what,
+        other => panic!("{other:?}"),
+    };
     let surround = [b"OpusHead".as_slice(), &[1, 6, 0, 0, 0, 0, 0, 0, 0, 0, 1, 4, 2, 0, 4, 1, 2, 3, 5]].concat();
     assert_eq!(OpusHead::parse(&surround).unwrap().mapping, [0, 4, 1, 2, 3, 5]);
     for cut in 0..surround.len() {
-        assert_eq!(OpusHead::parse(&surround[..cut]), None, "cut at {cut}");
+        assert_eq!(refused(&surround[..cut]), "opus: no usable identification header", "cut at {cut}");
+    }
+}
+
+#[test]
+fn channels_that_are_not_loudspeakers_are_refused_by_their_name() {
+    // The header of four channels in four streams, of each family.
+    let head = |family| [b"OpusHead".as_slice(), &[1, 4, 0, 0, 0, 0, 0, 0, 0, 0, family, 4, 0, 0, 1, 2, 3]].concat();
+    for family in 0..=255 {
+        match OpusHead::parse(&head(family)) {
+            Ok(head) => assert!(matches!(family, 1 | 255) && head.channels == 4),
+            Err(Error::Unsupported(what)) => {
+                let name = match family {
+                    0 => "opus: no usable identification header",
+                    2 | 3 => "opus: ambisonics (channel mapping family 2 or 3)",
+                    _ => "opus: unknown channel mapping family",
+                };
+                assert_eq!(what, name, "family {family}");
+            }
+            Err(other) => panic!("{other}"),
+        }
     }
 }
 
@@ -189,11 +223,10 @@ impl<const RATE: u32> AudioDecoder for OpusDecoder<RATE> {
 impl<const RATE: u32> RegisterableAudioDecoder for OpusDecoder<RATE> {
     fn try_registry_new(params: &AudioCodecParameters, _: &AudioDecoderOptions) -> Result<Box<dyn AudioDecoder>> {
         let head = match (&params.extra_data, &params.channels) {
-            (Some(bytes), _) => OpusHead::parse(bytes),
-            (None, Some(channels)) => OpusHead::plain(channels.count()),
-            (None, None) => None,
+            (Some(bytes), _) => OpusHead::parse(bytes)?,
+            (None, Some(channels)) => OpusHead::plain(channels.count()).ok_or(NO_HEADER)?,
+            (None, None) => return Err(NO_HEADER),
         };
-        let head = head.ok_or(Error::Unsupported("opus: no usable identification header"))?;
         let decoder = head.decoder(RATE)?;
         let channels = decoder.channels();
         let gain = 10f32.powf(f32::from(head.gain) / (20.0 * 256.0)) / 32768.0;

@@ -36,7 +36,7 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     let folder = model_folder(args.model.as_deref())?;
     let model = Model::load(&folder)?;
     let factors = Factors::load(&folder.join("factors"))?;
-    let (data, _) = read_interactions(&folder.join("events.parquet"), &factors.confidence)?;
+    let (data, _) = read_interactions(&folder.join("events.parquet"), &factors.confidence, &context.config.events)?;
     let words = read_manifest(&folder.join("tracks.csv"))?;
     let words = words.into_iter().filter_map(|i| Some((i.id?, i.info))).collect();
 

@@ -1,17 +1,17 @@
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use ndarray::{Array1, Array2, s};
+use ndarray::{Array1, Array2, Axis, s};
 use rayon::prelude::*;
 use serde::Serialize;
 
 use super::factorize::read_interactions;
 use super::train::{HeardTracks, hear_tracks};
-use super::{Context, evaluate_factors, exit_code, model_folder, print_json, print_line};
+use super::{Context, evaluate_factors, evaluate_handover, exit_code, model_folder, print_json, print_line};
 use crate::audio::{EXCERPT_FRAMES, FrontEnd};
 use crate::encoder::baseline::mean_mel;
-use crate::encoder::{LinearBaseline, Model};
+use crate::encoder::{BATCH, LinearBaseline, Model};
 use crate::error::{Error, Result};
 use crate::eval::{ColdStart, ColdStartScores, split};
 use crate::factors::Factors;
@@ -43,6 +43,8 @@ pub struct Args {
 enum What {
     /// Scores factors: learned from a part of the events, they rank what listeners meet in the other.
     Factors(evaluate_factors::Args),
+    /// The path of new tracks' vectors as their listeners come in: hand-over, prediction, plays alone, hard switch.
+    Handover(evaluate_handover::Args),
 }
 
 #[derive(clap::Args, Debug)]
@@ -71,7 +73,8 @@ struct ModelArgs {
     #[arg(long, value_name = "N", default_value_t = 1)]
     windows: usize,
 
-    /// How many of the windows, evenly spread, the network hears and averages; 1 is the middle one.
+    /// How many of the windows, evenly spread, the network hears and averages; 1 is the middle one (of an even number
+    /// of windows the first of the second half).
     #[arg(long, value_name = "N", default_value_t = 1)]
     segments: usize,
 
@@ -98,8 +101,11 @@ struct Method {
 pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     match (args.what, args.model) {
         (Some(What::Factors(args)), _) => evaluate_factors::run(args, context),
+        (Some(What::Handover(args)), _) => evaluate_handover::run(args, context),
         (None, Some(args)) => model(args, context),
-        (None, None) => Err(Error::invalid("arguments", "`factors`, or --factors, --events and --audio", "none")),
+        (None, None) => {
+            Err(Error::invalid("arguments", "`factors`, `handover`, or --factors, --events and --audio", "none"))
+        }
     }
 }
 
@@ -114,7 +120,7 @@ fn model(args: ModelArgs, context: Context) -> Result<ExitCode> {
     if factors.held_out.is_empty() {
         return Err(Error::invalid(args.factors.display(), "factors made with --hold-out", "no track held out"));
     }
-    let (all, _) = read_interactions(&args.events, &factors.confidence)?;
+    let (all, _) = read_interactions(&args.events, &factors.confidence, &context.config.events)?;
     let (heard, failed) = hear_tracks(&args.audio, &args.cache, args.windows, &context)?;
     let place: HashMap<&TrackId, usize> = heard.tracks.iter().enumerate().map(|(i, id)| (id, i)).collect();
     let held: Ids<TrackId> = factors.held_out.iter().cloned().collect();
@@ -195,12 +201,20 @@ fn middle(heard: &HeardTracks, track: usize, window: usize) -> Result<Array2<f32
 }
 
 /// The network's vectors `[n, d]` of these tracks, from the middles of `segments` of their windows.
-fn network(model: &Model, heard: &HeardTracks, tracks: &[usize], segments: usize) -> Result<Array2<f32>> {
+pub fn network(model: &Model, heard: &HeardTracks, tracks: &[usize], segments: usize) -> Result<Array2<f32>> {
     let windows = |track: usize| -> Result<Vec<Array2<f32>>> {
         (0..segments).map(|i| middle(heard, track, (2 * i + 1) * heard.windows / (2 * segments))).collect()
     };
-    let mels: Vec<Vec<Array2<f32>>> = tracks.iter().map(|&track| windows(track)).collect::<Result<_>>()?;
-    model.embed_tracks(&mels.iter().map(|mels| &mels[..]).collect::<Vec<_>>())
+    let mut vectors = Array2::zeros((tracks.len(), model.config.encoder.dimensions));
+    // A batch at a time, since the spectrograms of all would not fit into memory.
+    let size = (BATCH / segments).max(1);
+    for (block, mut vectors) in tracks.chunks(size).zip(vectors.axis_chunks_iter_mut(Axis(0), size)) {
+        let mels: Vec<Vec<Array2<f32>>> = block.par_iter().map(|&track| windows(track)).collect::<Result<_>>()?;
+        let tracks: Vec<(&Path, &[Array2<f32>])> =
+            block.iter().zip(&mels).map(|(&track, mels)| (heard.inputs[track].path.as_path(), &mels[..])).collect();
+        vectors.assign(&model.embed_tracks(&tracks)?);
+    }
+    Ok(vectors)
 }
 
 /// The baseline's unit vectors `[n, d]` of the held-out tracks, fitted on the tracks that have factors.

@@ -121,12 +121,12 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
 fn split(args: &Args, config: &Config) -> Result<(HoldOut, u64)> {
     match args.split {
         Split::Random => {
-            let (all, left_out) = read_interactions(&args.events, &config.confidence)?;
+            let (all, left_out) = read_interactions(&args.events, &config.confidence, &config.events)?;
             Ok((hold_out_pairs(&all, args.test_share, config.als.seed)?, left_out))
         }
         Split::Temporal => {
             let mut times = GlobalCut::default();
-            read_reported(&args.events, &mut |event| {
+            read_reported(&args.events, &config.events, &mut |event| {
                 times.push(&event);
                 Ok(())
             })?;
@@ -135,7 +135,7 @@ fn split(args: &Args, config: &Config) -> Result<(HoldOut, u64)> {
         }
         Split::UserTemporal => {
             let mut times = UserCuts::default();
-            read_reported(&args.events, &mut |event| {
+            read_reported(&args.events, &config.events, &mut |event| {
                 times.push(&event);
                 Ok(())
             })?;
@@ -152,9 +152,9 @@ fn read_parts(
     now: Option<i64>,
     is_test: &dyn Fn(&Event) -> bool,
 ) -> Result<(HoldOut, u64)> {
-    let mut train = InteractionsBuilder::new(&config.confidence, now)?;
-    let mut held_out = InteractionsBuilder::new(&config.confidence, None)?;
-    let left_out = read_reported(&args.events, &mut |event| {
+    let mut train = InteractionsBuilder::new(&config.confidence, &config.events, now)?;
+    let mut held_out = InteractionsBuilder::new(&config.confidence.without_limits(), &config.events, None)?;
+    let left_out = read_reported(&args.events, &config.events, &mut |event| {
         if is_test(&event) { held_out.push(&event) } else { train.push(&event) }
     })?;
     Ok((HoldOut { train: train.finish()?, held_out: held_out.finish()? }, left_out))

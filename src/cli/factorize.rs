@@ -10,17 +10,22 @@ use super::{Context, count, cpu_seconds, print_json, print_line, progress};
 use crate::artefact::write_toml;
 use crate::error::Result;
 use crate::eval::hold_out;
-use crate::events::{ConfidenceConfig, Event, Interactions, InteractionsBuilder, read_events};
+use crate::events::{ConfidenceConfig, Event, EventsConfig, Interactions, InteractionsBuilder, read_events};
 use crate::factors::{Checkpoint, Factors, Start, fit_from, run_id};
 
 const EXAMPLES: &str = "\
 Examples:
   debut factorize plays.parquet --out factors
   debut factorize events/ --out factors --hold-out 0.2 --set als.dimensions=64 --set confidence.half_life_days=56
+  debut factorize listenbrainz-dump/listens --out factors --strict --set confidence.max_tracks_per_user=1000
 
-Events are rows of time,user,track,action,value in CSV, JSON Lines or Parquet (a file, or a folder of them): time in
-seconds since 1970; action one of play, skip, like, add (play where there is none); value the share of the track that
-was heard, 0 to 1 (1 where there is none).
+Events are rows of time,user,track,action,value in CSV, TSV, JSON Lines (all of them also as .gz or .zst) or Parquet; a file,
+or a folder of them, partitioned or not. Of these, time is in seconds since 1970, or as 2026-01-31T12:00:00Z; action is one of
+play, complete, skip, like, dislike, unlike, add, remove (play where there is none); value is, of a play, the share that was
+heard, 0 to 1, and of a skip the share that was not (1 where there is none; or give the columns seconds and duration). An add
+with a playlist makes the playlist a user of its own; a table of playlist,track is enough. Exports of ListenBrainz and Last.fm,
+unpacked, and the lastfm-1K data set are known by their columns. What each action weighs, recency, caps and minimums are
+settings: see [confidence] in `debut status --settings`.
 
 Writes tracks.npy and users.npy (float32 [n, d]), their ids in tracks.ids and users.ids, and factors.toml. Interrupted
 (Ctrl-C, or killed: the last half minute is lost then), the same command goes on where it was.";
@@ -40,10 +45,15 @@ pub struct Args {
     #[arg(long, value_name = "SHARE")]
     hold_out: Option<f64>,
 
-    /// Start from these factors, as far as listeners and tracks are the same: for a day's new events 2 iterations are
-    /// then enough (`--set als.iterations=2`).
+    /// Start from these factors, as far as listeners and tracks are the same, and turn the result into their space
+    /// (orthogonal Procrustes); says how far tracks drifted. For a day's new events 2 iterations are then enough
+    /// (`--set als.iterations=2`).
     #[arg(long, value_name = "FACTORS")]
     warm: Option<PathBuf>,
+
+    /// Stop at the first bad row, and say where it is; otherwise bad rows are left out and counted.
+    #[arg(long)]
+    strict: bool,
 }
 
 /// What a crash may cost, beside the iteration under way.
@@ -51,7 +61,8 @@ const BETWEEN_CHECKPOINTS: Duration = Duration::from_secs(30);
 
 pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     let config = &context.config;
-    let (all, left_out) = read_interactions(&args.events, &config.confidence)?;
+    let reading = EventsConfig { strict: args.strict || config.events.strict, ..config.events.clone() };
+    let (all, left_out) = read_interactions(&args.events, &config.confidence, &reading)?;
     let (data, held_out) = match args.hold_out {
         None => (all, Vec::new()),
         Some(share) => {
@@ -100,6 +111,7 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
         (None, fitted) => fitted?,
     };
     factors.held_out = held_out;
+    let drift = earlier.as_ref().map(|earlier| factors.align(earlier)).transpose()?;
     factors.save(&args.out)?;
     Checkpoint::remove(&checkpoints)?;
     write_toml(&args.out.join("config.toml"), config)?;
@@ -107,7 +119,7 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
         print_json(&json!({
             "space": factors.space, "users": factors.users.len(), "tracks": factors.tracks.len(),
             "dimensions": factors.dimensions(), "held_out": factors.held_out.len(), "left_out": left_out, "loss": losses,
-            "cpu_seconds": cpu,
+            "cpu_seconds": cpu, "drift": drift,
         }))?;
     } else {
         print_line(&format!(
@@ -121,21 +133,34 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
             factors.space,
             args.out.display()
         ))?;
+        if let Some(drift) = drift {
+            print_line(&format!(
+                "aligned with the earlier space: cosine {:.3} (before {:.3}) over {}, {:.1} % of them moved",
+                drift.cosine_after,
+                drift.cosine_before,
+                count(drift.shared as u64, "shared track"),
+                100.0 * drift.moved
+            ))?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// Reads events into a matrix, and says on standard error which rows were left out and why; returns how many.
-pub fn read_interactions(path: &Path, config: &ConfidenceConfig) -> Result<(Interactions, u64)> {
-    let mut builder = InteractionsBuilder::new(config, None)?;
-    let left_out = read_reported(path, &mut |event| builder.push(&event))?;
+pub fn read_interactions(
+    path: &Path,
+    config: &ConfidenceConfig,
+    reading: &EventsConfig,
+) -> Result<(Interactions, u64)> {
+    let mut builder = InteractionsBuilder::new(config, reading, None)?;
+    let left_out = read_reported(path, reading, &mut |event| builder.push(&event))?;
     Ok((builder.finish()?, left_out))
 }
 
 /// Reads events one by one, and says on standard error which rows were left out and why; returns how many.
-pub fn read_reported(path: &Path, take: &mut dyn FnMut(Event) -> Result<()>) -> Result<u64> {
+pub fn read_reported(path: &Path, reading: &EventsConfig, take: &mut dyn FnMut(Event) -> Result<()>) -> Result<u64> {
     let bar = progress(0, "reading events");
-    let report = read_events(path, &mut |event| {
+    let report = read_events(path, reading.bad_rows(), &mut |event| {
         bar.inc(1);
         take(event)
     })?;

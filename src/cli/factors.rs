@@ -114,7 +114,7 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
             let names = Names { users, tracks, numbered };
             let mut factors = Factors::import(&path, from, &names, &config.als, &config.confidence)?;
             if let Some(events) = events {
-                let data = read_interactions(&events, &config.confidence)?.0;
+                let data = read_interactions(&events, &config.confidence, &config.events)?.0;
                 let plays = |track| data.tracks.number(track).map_or(0, |n| data.plays[n as usize]);
                 factors.plays = factors.tracks.iter().map(plays).collect();
             }

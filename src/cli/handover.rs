@@ -45,7 +45,7 @@ pub struct Args {
 
 pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     let factors = Factors::load(&args.factors)?;
-    let (data, _) = read_interactions(&args.events, &factors.confidence)?;
+    let (data, _) = read_interactions(&args.events, &factors.confidence, &context.config.events)?;
     let words = match &args.tracks {
         None => HashMap::new(),
         Some(path) => read_manifest(path)?.into_iter().filter_map(|i| Some((i.id?, i.info))).collect(),
@@ -141,6 +141,7 @@ pub fn hand_over_all(
         seconds: None,
         tiled: false,
         model: None,
+        windows: None,
         predicted: None,
         vector: Vec::new(),
         norm: space.typical_norm,

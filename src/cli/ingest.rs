@@ -40,7 +40,7 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
 
-    /// Windows of 28 s to hear of each track, spread over it; more are for pieces that change [default: listen.segments, 1].
+    /// Windows of 27.9 s to hear of each track, spread over it; more are for pieces that change [default: listen.segments, 1].
     #[arg(long, value_name = "N")]
     segments: Option<usize>,
 
@@ -50,6 +50,10 @@ pub struct Args {
 }
 
 pub fn run(args: Args, context: Context) -> Result<ExitCode> {
+    let config = &context.config;
+    let listening = Listening { segments: args.segments.unwrap_or(config.listen.segments), ..config.listen };
+    // Before anything is made.
+    listening.check()?;
     let folder = model_folder(args.model.as_deref())?;
     let model = Model::load(&folder)?.on(args.device)?;
     let mut inputs: Vec<Input> = Vec::new();
@@ -72,8 +76,6 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
         .inspect(move |_| found.inc_length(1));
     let all = inputs.into_iter().map(Ok).chain(from_folders);
     let mut printed = Ok(());
-    let config = &context.config;
-    let listening = Listening { segments: args.segments.unwrap_or(config.listen.segments), ..config.listen };
     let result = ingest(&mut store, &model, all, &listening, &config.ingest, &context.stop, &mut |outcome| {
         bar.inc(1);
         let line = if context.json {

@@ -6,6 +6,7 @@ mod demo;
 mod embed;
 mod evaluate;
 mod evaluate_factors;
+mod evaluate_handover;
 mod factorize;
 mod factors;
 mod failures;
@@ -106,7 +107,7 @@ enum Verb {
 }
 
 impl Verb {
-    /// The verbs that finish what is in flight on Ctrl-C; the others have nothing to finish.
+    /// The verbs that finish what is in flight on Ctrl-C or SIGTERM; the others have nothing to finish.
     fn stops_gently(&self) -> bool {
         matches!(self, Verb::Demo(_) | Verb::Embed(_) | Verb::Factorize(_) | Verb::Train(_) | Verb::Ingest(_))
     }
@@ -117,7 +118,7 @@ struct Context {
     catalogue: PathBuf,
     config: Config,
     json: bool,
-    /// Set by Ctrl-C: finish what is in flight, then end.
+    /// Set by Ctrl-C and SIGTERM: finish what is in flight, then end.
     stop: Arc<AtomicBool>,
 }
 
@@ -143,7 +144,7 @@ impl Cli {
         let stop = Arc::new(AtomicBool::new(false));
         if self.verb.stops_gently() {
             let flag = stop.clone();
-            // Without a handler Ctrl-C kills, which loses nothing that was acknowledged; so a failure here is no reason
+            // Without a handler either kills, which loses nothing that was acknowledged; so a failure here is no reason
             // to refuse to work.
             let _ = ctrlc::set_handler(move || {
                 if flag.swap(true, Ordering::Relaxed) {
@@ -177,12 +178,16 @@ impl Cli {
 
 /// Where the model is: as given, else `$DEBUT_MODEL`, else the shipped one, here or where debut was built.
 fn model_folder(given: Option<&Path>) -> Result<PathBuf> {
-    if let Some(folder) = given {
-        return Ok(folder.to_path_buf());
+    // Whoever names one does not want another where it is not there.
+    let named = given
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("DEBUT_MODEL").filter(|v| !v.is_empty()).map(PathBuf::from));
+    if let Some(folder) = named {
+        return Ok(folder);
     }
     let built = Path::new(env!("CARGO_MANIFEST_DIR")).join(SHIPPED_MODEL);
-    let places = [std::env::var_os("DEBUT_MODEL").map(PathBuf::from), Some(SHIPPED_MODEL.into()), Some(built)];
-    places.into_iter().flatten().find(|folder| folder.join("model.toml").is_file()).ok_or_else(|| Error::NotFound {
+    let places = [SHIPPED_MODEL.into(), built];
+    places.into_iter().find(|folder: &PathBuf| folder.join("model.toml").is_file()).ok_or_else(|| Error::NotFound {
         what: "model (give --model DIR or set DEBUT_MODEL)",
         name: SHIPPED_MODEL.into(),
     })

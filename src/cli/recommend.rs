@@ -179,8 +179,11 @@ impl Ear {
         let model = self.model.as_ref().expect("a model");
         recommender.space().id.require("the catalogue's space and the model's", &model.config.space)?;
         let front_end = &model.config.front_end;
-        let heard = hear(path, front_end, front_end.frames, &self.listening)?;
-        let vector = model.embed_tracks(&[&heard.mels])?;
+        // As the catalogue's tracks were heard.
+        let segments = recommender.store().windows()?.map_or(self.listening.segments, |n| n as usize);
+        let listening = Listening { segments, ..self.listening };
+        let heard = hear(path, front_end, front_end.frames, &listening)?;
+        let vector = model.embed_tracks(&[(path, &heard.mels)])?;
         Ok(Query::Sound(vector.row(0).to_vec()))
     }
 }

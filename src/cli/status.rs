@@ -1,11 +1,23 @@
 use std::process::ExitCode;
 
+use serde_json::json;
+
 use super::{Context, count, print_json, print_line};
 use crate::error::{Error, Result};
-use crate::store::Store;
+use crate::store::{Store, Track};
+
+const EXAMPLES: &str = "\
+Examples:
+  debut status                                   how many tracks, listeners and failures; which models predicted
+  debut status --tracks | grep -i 'so what'      the id that `debut recommend --track` takes";
 
 #[derive(clap::Args, Debug)]
+#[command(after_help = EXAMPLES)]
 pub struct Args {
+    /// Lists the tracks, one a line, by their ids.
+    #[arg(long, conflicts_with = "settings")]
+    tracks: bool,
+
     /// Prints the settings in force, as a file for --config.
     #[arg(long)]
     settings: bool,
@@ -17,7 +29,12 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
         print_line(text.trim_end())?;
         return Ok(ExitCode::SUCCESS);
     }
-    let status = Store::read(&context.catalogue)?.status()?;
+    let store = Store::read(&context.catalogue)?;
+    if args.tracks {
+        store.for_each_track(&mut |_, track| print_track(&track, context.json))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let status = store.status()?;
     if context.json {
         print_json(&status)?;
         return Ok(ExitCode::SUCCESS);
@@ -32,8 +49,22 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     if let (Some(space), Some(d)) = (&status.space, status.dimensions) {
         print_line(&format!("space      {space}, {d} dimensions"))?;
     }
-    for (model, n) in &status.models {
-        print_line(&format!("model      {model}: {}", count(*n, "track")))?;
+    for (model, windows, n) in &status.models {
+        let windows = count(u64::from(*windows), "window");
+        print_line(&format!("model      {model}, {windows} of each track: {}", count(*n, "track")))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn print_track(track: &Track, as_json: bool) -> Result<()> {
+    let path = track.path.as_ref().map(|p| p.to_string_lossy());
+    if as_json {
+        return print_json(&json!({
+            "track": track.id, "title": track.info.title, "artist": track.info.artist, "path": path,
+            "seconds": track.seconds, "source": track.source, "plays": track.plays, "model": track.model,
+            "windows": track.windows,
+        }));
+    }
+    let words = [&track.info.title, &track.info.artist].into_iter().flatten().map(String::as_str);
+    print_line(&[track.id.as_str()].into_iter().chain(words).chain(path.as_deref()).collect::<Vec<_>>().join("  "))
 }

@@ -1,6 +1,7 @@
 //! Songs to vectors, in batches.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 
 use burn::tensor::{Device as BurnDevice, Tensor, TensorData};
 use ndarray::{Array2, Array3, ArrayView3, ArrayViewMut1, Axis, concatenate, s};
@@ -8,8 +9,9 @@ use ndarray::{Array2, Array3, ArrayView3, ArrayViewMut1, Axis, concatenate, s};
 use super::{AudioEncoder, Device, EncoderConfig, Model, Weights, infer};
 use crate::error::{Error, Result};
 
-/// Songs that a GPU is given together: 20 MB of spectrograms, and 64 rows for its smallest layers.
-const BATCH: usize = 64;
+/// Windows that go through the network together, at most: 20 MB of spectrograms, and 64 rows for the smallest layers.
+/// Who gathers batches gathers as many, counted in windows, since a track may have a hundred.
+pub const BATCH: usize = 64;
 
 /// What runs a model's network.
 #[derive(Debug)]
@@ -61,12 +63,17 @@ impl Engine {
 
 /// One batch on a device of burn's, `[b, frames, mel_bands]` to `[b, dimensions]`.
 fn answers(network: &AudioEncoder, mels: ArrayView3<f32>, device: &BurnDevice) -> Result<Array2<f32>> {
-    let numbers: Vec<f32> = mels.iter().copied().collect();
-    let x = Tensor::<3>::from_data(TensorData::new(numbers, <[usize; 3]>::from(mels.dim())), device);
+    let (songs, frames, bands) = mels.dim();
+    // A GPU's kernels are compiled and tuned for each shape they meet; silence fills up to one of a few.
+    let rows = songs.next_power_of_two();
+    let mut numbers: Vec<f32> = mels.iter().copied().collect();
+    numbers.resize(rows * frames * bands, 0.0);
+    let x = Tensor::<3>::from_data(TensorData::new(numbers, [rows, frames, bands]), device);
     let answers = network.forward(x, None);
-    let [songs, dimensions] = answers.dims();
+    let dimensions = answers.dims()[1];
     let numbers = answers.into_data().try_into_vec_as::<f32>();
-    let numbers = numbers.map_err(|e| Error::invalid("the network's answer", "32-bit floats", format!("{e:?}")))?;
+    let mut numbers = numbers.map_err(|e| Error::invalid("the network's answer", "32-bit floats", format!("{e:?}")))?;
+    numbers.truncate(songs * dimensions);
     Array2::from_shape_vec((songs, dimensions), numbers)
         .map_err(|e| Error::mismatch("the network's answer", format!("[{songs}, {dimensions}]"), e))
 }
@@ -90,33 +97,45 @@ impl Model {
     }
 
     /// The vectors of tracks from the spectrograms of their windows, `[frames, mel_bands]` each: the mean of what the
-    /// network says of a track's windows, scaled to unit length. `[tracks, dimensions]`.
+    /// network says of a track's windows, scaled to unit length. `[tracks, dimensions]`. Besides what it is given it
+    /// holds [`BATCH`] windows, however many there are.
     ///
     /// # Errors
-    /// As [`embed`](Model::embed); `Invalid` for a track without a window.
-    pub fn embed_tracks(&self, tracks: &[&[Array2<f32>]]) -> Result<Array2<f32>> {
-        let encoder = &self.config.encoder;
-        let windows = || tracks.iter().copied().flatten();
-        let mut mels = Array3::zeros((windows().count(), encoder.frames, encoder.mel_bands));
-        for (mut to, mel) in mels.outer_iter_mut().zip(windows()) {
-            if mel.dim() != to.dim() {
-                return Err(Error::mismatch(
-                    "spectrogram and model",
-                    format!("{:?}", to.dim()),
-                    format!("{:?}", mel.dim()),
-                ));
+    /// `Mismatch` or `Invalid`, naming the path: a spectrogram of another shape, or with a number that is not finite; a
+    /// track without a window, or of which the network says nothing.
+    pub fn embed_tracks(&self, tracks: &[(&Path, &[Array2<f32>])]) -> Result<Array2<f32>> {
+        let EncoderConfig { frames, mel_bands, dimensions, .. } = self.config.encoder;
+        let windows: Vec<(usize, &Array2<f32>)> =
+            tracks.iter().enumerate().flat_map(|(track, (_, mels))| mels.iter().map(move |mel| (track, mel))).collect();
+        let path = |track: usize| tracks[track].0.display();
+        let mut mels = Array3::zeros((windows.len().min(BATCH), frames, mel_bands));
+        let mut vectors = Array2::zeros((tracks.len(), dimensions));
+        for block in windows.chunks(BATCH) {
+            for (mut to, &(track, mel)) in mels.outer_iter_mut().zip(block) {
+                if mel.dim() != to.dim() {
+                    let what = format!("the spectrogram of {} and the model", path(track));
+                    return Err(Error::mismatch(what, format!("{:?}", to.dim()), format!("{:?}", mel.dim())));
+                }
+                to.assign(mel);
             }
-            to.assign(mel);
+            let mels = mels.slice(s![..block.len(), .., ..]);
+            if let Some((i, x)) = first_not_finite(mels) {
+                return Err(Error::invalid(format!("the spectrogram of {}", path(block[i].0)), "finite numbers", x));
+            }
+            let said = self.engine.predict(mels, dimensions)?;
+            for (&(track, _), said) in block.iter().zip(said.outer_iter()) {
+                // Their sum points where their mean does.
+                let mut vector = vectors.row_mut(track);
+                vector += &said;
+            }
         }
-        let said = self.predict(mels.view())?;
-        let mut vectors = Array2::zeros((tracks.len(), encoder.dimensions));
-        let mut first = 0;
-        for (i, (mut vector, track)) in vectors.outer_iter_mut().zip(tracks).enumerate() {
-            // Their sum points where their mean does.
-            vector.assign(&said.slice(s![first..first + track.len(), ..]).sum_axis(Axis(0)));
-            first += track.len();
+        for (track, vector) in vectors.outer_iter_mut().enumerate() {
             if !normalise(vector) {
-                return Err(Error::invalid(format!("the prediction for track {i}"), "a direction", "no finite length"));
+                return Err(Error::invalid(
+                    format!("the prediction for {}", path(track)),
+                    "a direction",
+                    "no finite length",
+                ));
             }
         }
         Ok(vectors)
@@ -188,13 +207,38 @@ mod tests {
         });
         let windows: Vec<Array2<f32>> = songs.outer_iter().map(|mel| mel.to_owned()).collect();
         let said = model.predict(songs.view()).unwrap();
-        let vectors = model.embed_tracks(&[&windows[..1], &windows[1..]]).unwrap();
+        let (a, b) = (Path::new("a.mp3"), Path::new("b.mp3"));
+        let vectors = model.embed_tracks(&[(a, &windows[..1]), (b, &windows[1..])]).unwrap();
         let alone = model.embed(songs.slice(s![..1, .., ..])).unwrap();
         assert_eq!(vectors.row(0), alone.row(0));
         let mean = said.slice(s![1.., ..]).mean_axis(Axis(0)).unwrap();
         let length = mean.dot(&mean).sqrt();
         vectors.row(1).iter().zip(&mean).for_each(|(v, m)| assert!((v - m / length).abs() < 1e-6));
-        assert!(matches!(model.embed_tracks(&[&windows[..0]]), Err(Error::Invalid { .. })));
+        let refused = model.embed_tracks(&[(a, &windows[..1]), (b, &windows[..0])]).unwrap_err().to_string();
+        assert!(refused.contains("b.mp3"), "{refused}");
+    }
+
+    #[test]
+    fn windows_that_fill_several_batches_are_those_of_their_tracks() {
+        let model = model::tests::of(&tiny());
+        // Tracks of 40 windows each: the second lies in two batches.
+        let windows: Vec<Array2<f32>> = (0..120)
+            .map(|n| {
+                Array2::from_shape_fn((tiny().frames, tiny().mel_bands), |(t, m)| {
+                    ((t * (n % 13 + 3) + m * 7) % 31) as f32 * 0.3
+                })
+            })
+            .collect();
+        let path = Path::new("a.mp3");
+        let tracks: Vec<(&Path, &[Array2<f32>])> = windows.chunks(40).map(|mels| (path, mels)).collect();
+        let together = model.embed_tracks(&tracks).unwrap();
+        for (i, track) in tracks.iter().enumerate() {
+            assert_eq!(model.embed_tracks(&[*track]).unwrap().row(0), together.row(i));
+        }
+        let mut bad = windows[..3].to_vec();
+        bad[2][[7, 1]] = f32::NAN;
+        let refused = model.embed_tracks(&[(Path::new("good"), &windows[..64]), (path, &bad)]).unwrap_err();
+        assert!(refused.to_string().contains("a.mp3"), "{refused}");
     }
 
     #[test]

@@ -41,6 +41,7 @@ use crate::error::{Error, Result};
 pub use baseline::LinearBaseline;
 pub use dataset::Spectrograms;
 pub use device::Device;
+pub use embed::BATCH;
 pub use model::{Model, ModelConfig};
 pub use train::{Epoch, TrainConfig, Trained, train};
 
@@ -50,7 +51,7 @@ pub use train::{Epoch, TrainConfig, Trained, train};
 pub struct EncoderConfig {
     /// Mel bands of the input (128).
     pub mel_bands: usize,
-    /// Frames of the input (599, about 28 s).
+    /// Frames of the input (599, 27.9 s).
     pub frames: usize,
     /// Output channels of the four convolutions.
     pub channels: [usize; 4],

@@ -89,6 +89,7 @@ impl ModelConfig {
 pub struct Model {
     pub config: ModelConfig,
     pub(super) engine: Engine,
+    device: Device,
     /// The weights file.
     bytes: Vec<u8>,
 }
@@ -113,7 +114,7 @@ impl Model {
     /// `Io`; `Format` or `Mismatch`, naming the file, where it is damaged, or is not the one that `model.toml`
     /// describes, or does not fit the network.
     pub fn load(dir: &Path) -> Result<Model> {
-        let config: ModelConfig = read_toml(&dir.join(CONFIG_FILE))?;
+        let config: ModelConfig = read_toml(&dir.join(CONFIG_FILE), "the description of a model")?;
         config.check().map_err(|e| Error::format(dir.join(CONFIG_FILE), "a consistent model", e))?;
         let path = dir.join(WEIGHTS_FILE);
         let file = File::open(&path).map_err(Error::io(&path))?;
@@ -144,21 +145,30 @@ impl Model {
         format!("{}@{}", self.config.name, self.config.weights.get(..12).unwrap_or(&self.config.weights))
     }
 
+    /// Where the network runs.
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
     /// The same model on another device; a new one is on the CPU.
     ///
     /// # Errors
     /// `Invalid` where this program was built without the device's feature, the machine has no such device, or it
     /// cannot run the network.
     pub fn on(self, device: Device) -> Result<Model> {
+        // To pack the weights takes as long as to read them.
+        if device == self.device {
+            return Ok(self);
+        }
         let weights = weights_of(&self.config, &self.bytes, Path::new(WEIGHTS_FILE))?;
         let engine = Engine::new(device, &self.config.encoder, &weights)?;
-        Ok(Model { engine, ..self })
+        Ok(Model { engine, device, ..self })
     }
 
     fn from_parts(config: ModelConfig, bytes: Vec<u8>, path: &Path) -> Result<Model> {
         let weights = weights_of(&config, &bytes, path)?;
         let engine = Engine::new(Device::Cpu, &config.encoder, &weights)?;
-        Ok(Model { config, engine, bytes })
+        Ok(Model { config, engine, device: Device::Cpu, bytes })
     }
 }
 

@@ -2,11 +2,13 @@
 //! ([`RankingTask`]), and of predicted vectors, on tracks that are new to everyone ([`ColdStart`]).
 
 mod cold_start;
+mod handover_path;
 pub mod metrics;
 mod ranking;
 mod splits;
 
 pub use cold_start::{ColdStart, ColdStartScores, cold_start};
+pub use handover_path::{PathPoint, PathSettings, handover_path};
 pub use metrics::MeanSe;
 pub use ranking::{ListScores, RankingScores, RankingTask};
 pub use splits::{GlobalCut, MIN_HISTORY, UserCuts, hold_out_pairs};

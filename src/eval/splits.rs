@@ -167,13 +167,17 @@ fn keep(data: &Interactions, kept: impl Fn(usize) -> bool) -> Interactions {
     let tracks: Ids<_> =
         data.tracks.names().iter().zip(&has_track).filter(|(_, has)| **has).map(|(n, _)| n.clone()).collect();
     let csr = &data.by_user;
-    let pairs = rows.flat_map(|row| entries(row).map(move |i| (row, i))).filter(|&(_, i)| kept(i)).map(|(row, i)| {
-        (user_number[row], track_number[csr.indices[i] as usize], csr.confidence[i], csr.preference[i])
+    let pairs = rows.flat_map(|row| {
+        let (tracks, confidence, preference) = csr.row(row);
+        let of_row = entries(row).zip(tracks).zip(confidence.iter().zip(preference)).filter(|((i, _), _)| kept(*i));
+        of_row.map(move |((_, &track), (&c, &p))| (row, track, c, p)).collect::<Vec<_>>()
     });
+    let pairs = pairs.map(|(row, track, c, p)| (user_number[row], track_number[track as usize], c, p));
     let by_user = Csr::from_sorted(users.len(), tracks.len(), pairs);
     let mut plays = vec![0; tracks.len()];
-    for (&track, &preference) in by_user.indices.iter().zip(&by_user.preference) {
-        plays[track as usize] += u32::from(preference > 0.0);
+    for row in 0..by_user.rows() {
+        let (tracks, _, preference) = by_user.row(row);
+        tracks.iter().zip(preference).for_each(|(&track, &p)| plays[track as usize] += u32::from(p > 0.0));
     }
     Interactions { users, tracks, by_user, plays, config: data.config, now: data.now }
 }

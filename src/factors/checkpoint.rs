@@ -86,7 +86,7 @@ impl Checkpoint {
         if !path.try_exists().map_err(Error::io(&path))? {
             return Ok(None);
         }
-        let header: Header = read_toml(&path)?;
+        let header: Header = read_toml(&path, "the description of a checkpoint")?;
         if header.version != VERSION || header.run != run {
             return Ok(None);
         }

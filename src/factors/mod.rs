@@ -299,7 +299,7 @@ impl Factors {
     /// # Errors
     /// `Io`, `Format` for a damaged file, `Mismatch` where the files do not belong together.
     pub fn load(dir: &Path) -> Result<Factors> {
-        let header: Header = read_toml(&dir.join(HEADER))?;
+        let header: Header = read_toml(&dir.join(HEADER), "the description of factors")?;
         if header.version != VERSION {
             return Err(Error::unsupported(dir.join(HEADER), format!("version {VERSION}"), header.version));
         }
@@ -441,7 +441,7 @@ mod tests {
 
     /// Puts `bytes` under the name and their hash into the header: files that are consistent, and wrong.
     fn forge(dir: &Path, name: &str, bytes: &[u8]) -> String {
-        let header: Header = read_toml(&dir.join(HEADER)).unwrap();
+        let header: Header = read_toml(&dir.join(HEADER), "the description of factors").unwrap();
         std::fs::write(dir.join(name), bytes).unwrap();
         let files = header.files.into_iter().chain([(name.to_string(), file_hash(&dir.join(name)).unwrap())]).collect();
         write_toml(&dir.join(HEADER), &Header { files, ..header }).unwrap();

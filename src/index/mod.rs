@@ -230,6 +230,7 @@ mod tests {
             seconds: None,
             tiled: false,
             model: None,
+            windows: None,
             predicted: None,
             vector,
             norm: 1.0,

@@ -15,7 +15,6 @@ use symphonia::core::errors::{Error, Result};
 use super::bits::Bits;
 use super::config::{HE_AAC, program};
 use super::filterbank::Windows;
-use super::huffman::TABLES;
 use super::noise;
 use super::rates::Rate;
 use super::shaping::{needed, shape};
@@ -41,7 +40,7 @@ pub(super) struct Reader {
 
 /// How much of a packet is read.
 pub(super) struct Extent {
-    /// Channels that are heard (those for low frequencies not counted). What follows them is not.
+    /// Channels that are heard. What follows them is not.
     pub channels: usize,
     /// On to its end, to see what else there is.
     pub whole: bool,
@@ -108,11 +107,11 @@ impl Reader {
                 }
             }
             match kind {
-                0 => self.single(&mut at, true)?,
+                // The channel for low frequencies counts as any other does, as it does in every codec.
+                0 | 3 => self.single(&mut at)?,
                 1 => self.pair(&mut at)?,
-                2 => self.coupling(&mut at.bits)?,
-                // A channel for low frequencies is not part of the mean.
-                3 => self.single(&mut at, false)?,
+                // coupling_channel_element: music that is added to other channels (section 4.6.8.3), which we lack.
+                2 => return Err(Error::Unsupported("aac: coupling channels")),
                 4 => data_stream(&mut at.bits),
                 5 => drop(program(&mut at.bits)),
                 6 => fill(&mut at.bits)?,
@@ -134,8 +133,8 @@ impl Reader {
     }
 
     /// single_channel_element, or lfe_channel_element.
-    fn single(&mut self, at: &mut Progress, heard: bool) -> Result<()> {
-        let heard = heard && at.heard < at.extent.channels;
+    fn single(&mut self, at: &mut Progress) -> Result<()> {
+        let heard = at.heard < at.extent.channels;
         let last = at.are_last(usize::from(heard));
         at.bits.skip(4);
         let gain = at.bits.read(8) as i32;
@@ -254,35 +253,6 @@ impl Reader {
         shape(&right_stream.filters, kept_right, right_lines);
         self.add(windows[0], 0);
         self.add(windows[1], 1);
-        Ok(())
-    }
-
-    /// coupling_channel_element, which is passed over: what it adds to the channels is for
-    /// effects, and no encoder that is around writes it.
-    fn coupling(&mut self, bits: &mut Bits) -> Result<()> {
-        bits.skip(4);
-        let independent = bits.flag();
-        let targets = bits.read(3) + 1;
-        let mut gain_lists = 0;
-        for _ in 0..targets {
-            let is_pair = bits.flag();
-            bits.skip(4);
-            // Of a pair, both channels may have a list of their own.
-            gain_lists += if is_pair && bits.read(2) == 3 { 2 } else { 1 };
-        }
-        bits.skip(4);
-        let gain = bits.read(8) as i32;
-        let layout = Layout::read(bits, self.rate)?;
-        let stream = &mut self.streams[0];
-        stream.read(bits, &layout, gain)?;
-        stream.spectrum(bits, &layout, Bands::default(), false, &mut self.spectra[0])?;
-        for _ in 1..gain_lists {
-            let common = independent || bits.flag();
-            let gains = if common { 1 } else { layout.bands(Bands::ALL.without(stream.zero())).count() };
-            for _ in 0..gains {
-                TABLES.difference(bits);
-            }
-        }
         Ok(())
     }
 

@@ -13,9 +13,8 @@ pub(super) const HE_AAC: Error = Error::Unsupported("aac: HE-AAC (spectral band 
 pub(super) struct Config {
     /// Hz.
     pub rate: u32,
-    /// Those of the stream, and those of them that are for low frequencies only. `None` where it is left to the
-    /// packets.
-    pub channels: Option<(usize, usize)>,
+    /// `None` where it is left to the packets.
+    pub channels: Option<usize>,
 }
 
 impl Config {
@@ -47,10 +46,9 @@ impl Config {
         bits.flag();
         let channels = match layout {
             0 => Some(program(&mut bits)),
-            1..=5 => Some((layout as usize, 0)),
-            6 => Some((6, 1)),
-            7 | 12 | 14 => Some((8, 1)),
-            11 => Some((7, 1)),
+            1..=6 => Some(layout as usize),
+            7 | 12 | 14 => Some(8),
+            11 => Some(7),
             _ => return Err(Error::Unsupported("aac: reserved channel configuration")),
         };
         if bits.overrun() || rate == 0 {
@@ -65,12 +63,7 @@ impl Config {
 
     /// Of a stream whose container only counts the channels, as ADTS does.
     pub fn plain(rate: u32, channels: Option<usize>) -> Option<Config> {
-        let channels = match channels {
-            Some(n @ 1..=5) => Some((n, 0)),
-            Some(n @ 6..=8) => Some((n, 1)),
-            _ => None,
-        };
-        (rate > 0).then_some(Config { rate, channels })
+        (rate > 0).then_some(Config { rate, channels: channels.filter(|n| (1..=8).contains(n)) })
     }
 }
 
@@ -81,8 +74,8 @@ fn object_type(bits: &mut Bits) -> u32 {
     }
 }
 
-/// A program_config_element (section 4.4.1.1): its channels, and those of them that are for low frequencies only.
-pub(super) fn program(bits: &mut Bits) -> (usize, usize) {
+/// A program_config_element (section 4.4.1.1): its channels.
+pub(super) fn program(bits: &mut Bits) -> usize {
     // Tag, object type, sample rate.
     bits.skip(10);
     let [front, side, back] = [4, 4, 4].map(|n| bits.read(n));
@@ -103,26 +96,26 @@ pub(super) fn program(bits: &mut Bits) -> (usize, usize) {
     bits.align();
     let comment = bits.read(8) as usize;
     bits.skip(8 * comment);
-    (channels, low)
+    channels
 }
 
 #[test]
 fn a_configuration_is_read_or_refused_by_its_name() {
-    let stereo = Config { rate: 44_100, channels: Some((2, 0)) };
+    let stereo = Config { rate: 44_100, channels: Some(2) };
     assert_eq!(Config::parse(&[0x12, 0x10]).unwrap(), stereo);
     // The extension says that there is no replication.
     assert_eq!(Config::parse(&[0x12, 0x10, 0x56, 0xe5, 0x00]).unwrap(), stereo);
     // 5.1 at 48 kHz, and a rate of 44,099 Hz said in full.
-    assert_eq!(Config::parse(&[0x11, 0xb0]).unwrap(), Config { rate: 48_000, channels: Some((6, 1)) });
+    assert_eq!(Config::parse(&[0x11, 0xb0]).unwrap(), Config { rate: 48_000, channels: Some(6) });
     let odd: u64 = (2 << 59) | (15 << 55) | (44_099 << 31) | (1 << 27);
-    assert_eq!(Config::parse(&odd.to_be_bytes()).unwrap(), Config { rate: 44_099, channels: Some((1, 0)) });
+    assert_eq!(Config::parse(&odd.to_be_bytes()).unwrap(), Config { rate: 44_099, channels: Some(1) });
     // A program of a pair in front, one channel behind and one for low frequencies, and a comment of one letter.
     let program =
         concat!("00010", "0100", "0000", "000", "0000", "01", "0100", "0001", "0000", "0001", "01", "000", "0000");
     let program = [program, "000", "10000", "00000", "0000", "00000001", "01000001"].concat();
     let byte = |bits: &[u8]| bits.iter().fold(0, |byte, &b| byte << 1 | (b - b'0')) << (8 - bits.len());
     let program: Vec<u8> = program.as_bytes().chunks(8).map(byte).collect();
-    assert_eq!(Config::parse(&program).unwrap(), Config { rate: 44_100, channels: Some((4, 1)) });
+    assert_eq!(Config::parse(&program).unwrap(), Config { rate: 44_100, channels: Some(4) });
     let refused = |bytes: &[u8]| match Config::parse(bytes) {
         Err(Error::Unsupported(what)) => what,
         other => panic!("{other:?}"),

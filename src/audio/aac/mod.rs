@@ -42,15 +42,16 @@ use symphonia::core::errors::{Error, Result};
 use symphonia::core::packet::PacketRef;
 
 use block::{Extent, Reader};
-use config::{Config, HE_AAC};
+use config::Config;
 use filterbank::Filterbank;
 use rates::Rate;
 use stream::{LINES, Sequence};
 
 /// The lowest rate that is halved: half of it still holds all that is heard, up to 11,025 Hz.
 const HALVED_FROM: u32 = 44_100;
-/// Packets that are read to their end, to see whether spectral band replication follows the channels: the first ones,
-/// and then one of every so many, since recorded streams change. Where there is replication each packet has its part.
+/// Packets that are read to their end, to see whether spectral band replication follows the channels: the first ones
+/// after a reset or an error, and then one of every so many, since recorded streams change. Where there is replication
+/// each packet has its part, and so each is refused.
 const FIRST_WHOLE: u64 = 8;
 const WHOLE_EVERY: u64 = 64;
 
@@ -60,9 +61,6 @@ pub fn output_rate(source_rate: u32) -> u32 {
 }
 
 fn reduction(source_rate: u32) -> usize {
-    if std::env::var("FULL").is_ok() {
-        return 1;
-    }
     if source_rate >= HALVED_FROM && source_rate.is_multiple_of(2) { 2 } else { 1 }
 }
 
@@ -73,23 +71,18 @@ pub struct AacDecoder {
     reduction: usize,
     /// The upper end is made as a resampler would.
     shaped: bool,
-    /// Channels that are part of the mean, where that is known before the packets.
+    /// How many there are, where that is known before the packets.
     channels: Option<usize>,
     reader: Reader,
     filterbank: Filterbank,
-    /// Packets since the last reset.
+    /// Packets since the last reset or error.
     packets: u64,
-    /// Spectral band replication was found.
-    replicated: bool,
     buffer: AudioBuffer<f32>,
 }
 
 impl AacDecoder {
     /// Fills the buffer.
     fn packet(&mut self, packet: &PacketRef<'_>) -> Result<()> {
-        if self.replicated {
-            return Err(HE_AAC);
-        }
         let whole = self.packets < FIRST_WHOLE || self.packets.is_multiple_of(WHOLE_EVERY);
         self.packets += 1;
         let extent = Extent {
@@ -132,10 +125,9 @@ impl AudioDecoder for AacDecoder {
         self.buffer.clear();
         if let Err(e) = self.packet(packet) {
             self.buffer.clear();
-            self.replicated |= matches!((&e, &HE_AAC), (Error::Unsupported(a), Error::Unsupported(b)) if a == b);
-            // Half of a packet that is not there must not sound into the next one.
-            self.reader.reset();
-            self.filterbank.reset();
+            // Half of a packet that is not there must not sound into the next one. And what looked like replication may
+            // have been damage: only the packets that follow can tell.
+            self.reset();
             return Err(e);
         }
         Ok(self.buffer.as_generic_audio_buffer_ref())
@@ -163,17 +155,16 @@ impl RegisterableAudioDecoder for AacDecoder {
         let filterbank = Filterbank::new(reduction);
         let mut params = params.clone();
         params.with_sample_rate(config.rate);
-        if let Some((channels, _)) = config.channels {
+        if let Some(channels) = config.channels {
             params.with_channels(Channels::Discrete(channels as u16));
         }
         Ok(Box::new(AacDecoder {
             params,
             reduction,
             shaped: config.rate == HALVED_FROM,
-            channels: config.channels.map(|(all, low)| all - low).filter(|&heard| heard > 0),
+            channels: config.channels.filter(|&channels| channels > 0),
             reader: Reader::new(Rate::of(config.rate), filterbank.size()),
             packets: 0,
-            replicated: false,
             buffer: AudioBuffer::new(
                 AudioSpec::new(output_rate(config.rate), Channels::Discrete(1)),
                 filterbank.size(),

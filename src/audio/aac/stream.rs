@@ -210,7 +210,7 @@ impl Section {
     }
 }
 
-/// What one channel says of itself ahead of its spectrum, by the places of its [`Layout`].
+/// individual_channel_stream: what one channel says of itself ahead of its spectrum, by the places of its [`Layout`].
 pub(super) struct Stream {
     /// Those that are not zero, in order.
     sections: Vec<Section>,

@@ -5,7 +5,7 @@
 //! ```text
 //! long    line 0, 1, 2 …                                          22 bands
 //! short   band 0: window 0, window 1, window 2; band 1: …         13 × 3
-//! mixed   long bands up to line 36, short ones from there on
+//! mixed   long bands as far as three short ones go (36 lines, at 8 kHz 72), short ones from there on
 //! ```
 //!
 //! Short blocks have 192 frequencies; frequency `f` of window `w` is put to line `3·f + w`, so that the lines of every
@@ -15,7 +15,8 @@ use std::sync::LazyLock;
 
 /// Lines of a granule.
 pub const LINES: usize = 576;
-/// Lines of the long part of a mixed block: two subbands.
+/// Lines of a mixed block that have the window and the transform of a long one: two subbands. At 8 kHz that is half of
+/// those that are coded like a long one.
 pub const MIXED_LINES: usize = 36;
 
 /// The kind of a granule's block: its lines and its windows.
@@ -89,7 +90,12 @@ impl Layout {
     /// `rate_index` as in [`super::header::Header`].
     pub fn of(rate_index: usize, block: Block) -> &'static Layout {
         static LAYOUTS: LazyLock<[[Layout; 3]; 9]> = LazyLock::new(|| {
-            std::array::from_fn(|rate| [Layout::new(rate, LINES), Layout::new(rate, 0), Layout::new(rate, MIXED_LINES)])
+            std::array::from_fn(|rate| {
+                // Where the scale factors of the short bands begin (ISO 11172-3, 2.4.2.7): 6 long and 9 · 3 short ones
+                // are as many as the low rates have bits for, at 8 kHz too.
+                let mixed = 3 * SHORT[ROWS[rate].1][3];
+                [Layout::new(rate, LINES), Layout::new(rate, 0), Layout::new(rate, mixed)]
+            })
         });
         &LAYOUTS[rate_index][match block {
             Block::Long | Block::Start { .. } | Block::Stop { .. } => 0,
@@ -106,12 +112,10 @@ impl Layout {
             below.map(|edge| Band { start: edge[0], end: edge[1], place: Place::Long }).collect();
         let mut start = switch;
         for edge in SHORT[short].windows(2) {
-            // At 8 kHz line 36 lies within a short band, of which the upper part is left.
-            let first = edge[0].max(switch / 3);
             for window in 0..3 {
-                if first < edge[1] {
-                    let end = start + edge[1] - first;
-                    bands.push(Band { start, end, place: Place::Short { window, frequency: first } });
+                if 3 * edge[0] >= switch {
+                    let end = start + edge[1] - edge[0];
+                    bands.push(Band { start, end, place: Place::Short { window, frequency: edge[0] } });
                     start = end;
                 }
             }
@@ -153,7 +157,7 @@ impl Layout {
 #[test]
 fn every_line_is_coded_once_and_has_one_place() {
     for rate in 0..9 {
-        let mixed = [38, 38, 38, 36, 36, 36, 36, 36, 39][rate];
+        let mixed = [38, 38, 38, 36, 36, 36, 36, 36, 36][rate];
         let kinds = [(Block::Long, 22), (Block::Short { mixed: false }, 39), (Block::Short { mixed: true }, mixed)];
         for (block, bands) in kinds {
             let layout = Layout::of(rate, block);

@@ -6,7 +6,7 @@
 //!        code tables
 //! ```
 //!
-//! A word of up to eleven bits is one look-up, which also says where the signs behind it stand; only longer words and
+//! A word of up to ten bits is one look-up, which also says where the signs behind it stand; only longer words and
 //! numbers from 15 on, to which bits are added, cost a branch that the processor cannot foresee.
 
 use std::sync::LazyLock;
@@ -176,7 +176,7 @@ pub fn read(bits: &mut Bits<'_>, channel: &Channel, end: usize, limit: usize, li
         }
         // At most LINES − 4: the last four lines of all may be coded as such, no line behind them.
         let fours_end = limit.min(LINES - 3);
-        let table = &codes.fours[channel.fours];
+        let table = &codes.fours[channel.count1table_select];
         while at < fours_end && bits.position() < end {
             bits.refill();
             let entry = table[bits.peek(FOURS_BITS)];
@@ -322,7 +322,7 @@ mod tests {
             // All four of them one, with signs + − − +.
             let text = format!("{word}0110").repeat(3);
             let data = bytes(&(text + "1111111111111111"));
-            let channel = Channel { fours, ..Channel::of(Block::Long) };
+            let channel = Channel { count1table_select: fours, ..Channel::of(Block::Long) };
             for end in [3 * (length + 4), 3 * (length + 4) - 1] {
                 let mut lines = [7.0; LINES + 8];
                 let filled = read(&mut Bits::new(&data, 0), &channel, end, LINES, &mut lines);

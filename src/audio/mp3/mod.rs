@@ -1,4 +1,5 @@
-//! MPEG-1, 2 and 2.5 Layer III inside symphonia, decoded to what this program hears: mono, and no more than 24 kHz wide.
+//! MPEG-1, 2 and 2.5 Layer III inside symphonia, decoded to what this program hears: mono, and of 44.1 and 48 kHz the
+//! lower half of the band.
 //!
 //! Decoding is nearly all that listening to an mp3 costs, and a decoder that gives two channels at 44.1 kHz gives four
 //! times what the spectrogram needs, which holds the mean of the channels up to 11 kHz. Nearly everything behind the
@@ -22,6 +23,7 @@ mod huffman;
 mod hybrid;
 mod polyphase;
 mod requantise;
+mod reservoir;
 mod side;
 #[cfg(test)]
 mod tests;
@@ -43,10 +45,8 @@ use header::Header;
 use huffman::Lines;
 use hybrid::{Hybrid, SLOTS, Subbands};
 use polyphase::Polyphase;
+use reservoir::Reservoir;
 use side::{Scale, Side};
-
-/// Bytes before a frame that it may go back to: 9 bits say how many.
-const RESERVOIR: usize = 511;
 
 /// The rate (Hz) at which a file of `source_rate` is decoded: half of 44.1 and 48 kHz, others as they are.
 pub fn output_rate(source_rate: u32) -> u32 {
@@ -55,9 +55,10 @@ pub fn output_rate(source_rate: u32) -> u32 {
 
 /// The symphonia decoder. One plane comes out, the mean of the channels, at [`output_rate`].
 ///
-/// At half rate the samples lie at even timestamps of the source, whether the first packet begins with an even or (as
-/// LAME's delay makes it) an odd one. Of what a packet says is to be trimmed, in source frames, exactly the samples at
-/// those frames are left out.
+/// At half rate, where timestamps count frames of the source (as in mp3 files), the samples lie at the even ones,
+/// whether the first packet begins with an even or (as LAME's delay makes it) an odd one. Where they count milliseconds,
+/// as in Matroska, it is left to chance which of two neighbouring frames is taken. Of what a packet says is to be
+/// trimmed, in source frames, exactly the samples at those frames are left out.
 pub struct Mp3Decoder {
     params: AudioCodecParameters,
     gapless: bool,
@@ -65,8 +66,7 @@ pub struct Mp3Decoder {
     full: bool,
     synthesis: Option<Synthesis>,
     scratch: Box<Scratch>,
-    /// The last [`RESERVOIR`] bytes before a frame, then its own.
-    data: Vec<u8>,
+    reservoir: Reservoir,
     buffer: AudioBuffer<f32>,
 }
 
@@ -150,24 +150,18 @@ impl Mp3Decoder {
             full: false,
             synthesis: None,
             scratch: Box::new(Scratch { lines: [[0.0; LINES + 8]; 2], blocks: [([0.0; LINES + 8], Block::Long); 2] }),
-            data: Vec::new(),
+            reservoir: Reservoir::new(),
             buffer: AudioBuffer::default(),
         }
     }
 
     fn decode_frame(&mut self, packet: &PacketRef<'_>) -> std::result::Result<(), &'static str> {
-        let header = Header::parse(packet.data).ok_or("mp3: not a Layer III frame")?;
-        let bytes = header.bytes.unwrap_or(packet.data.len());
-        let side_start = if header.checksum { 6 } else { 4 };
-        let cut = "mp3: the frame is cut off";
-        let frame = packet.data.get(..bytes).ok_or(cut)?;
-        let (side, own) = frame.get(side_start..).and_then(|f| f.split_at_checked(header.side_bytes())).ok_or(cut)?;
-        // The frame's own data belongs to the stream even if its side information turns out to be damaged.
-        let kept = self.data.len().min(RESERVOIR);
-        self.data.drain(..self.data.len() - kept);
-        self.data.extend_from_slice(own);
-        let side = Side::parse(&header, side)?;
-        let spans = spans(&header, &side, kept, self.data.len())?;
+        let (header, side, own) = split(packet.data).inspect_err(|_| self.reservoir.clear())?;
+        // Its bytes belong to the next frames too, even if its side information turns out to be damaged.
+        let side = Side::parse(&header, side).inspect_err(|_| self.reservoir.add_unread(own))?;
+        let missing = self.reservoir.add(side.main_data_begin, own);
+        let (spans, bits) = spans(&header, &side, missing, self.reservoir.data().len())?;
+        self.reservoir.take(missing, bits);
 
         let halve = !self.full && output_rate(header.rate) != header.rate;
         if self.synthesis.as_ref().is_none_or(|s| s.rate != header.rate) {
@@ -188,7 +182,7 @@ impl Mp3Decoder {
             let count = match &spans[granule] {
                 Some(edges) => {
                     let part = Part { header: &header, side: &side, granule, edges, half: synthesis.step == 2 };
-                    part.read(&self.data, &mut scale, &mut self.scratch)
+                    part.read(self.reservoir.data(), &mut scale, &mut self.scratch)
                 }
                 None => 0,
             };
@@ -204,6 +198,17 @@ impl Mp3Decoder {
     }
 }
 
+/// A frame's header, its side information, and its bytes of main data.
+fn split(frame: &[u8]) -> std::result::Result<(Header, &[u8], &[u8]), &'static str> {
+    let header = Header::parse(frame).ok_or("mp3: not a Layer III frame")?;
+    let bytes = header.bytes.unwrap_or(frame.len());
+    let side_start = if header.checksum { 6 } else { 4 };
+    let rest = frame.get(..bytes).and_then(|frame| frame.get(side_start..));
+    let (side, own) =
+        rest.and_then(|rest| rest.split_at_checked(header.side_bytes())).ok_or("mp3: the frame is cut off")?;
+    Ok((header, side, own))
+}
+
 /// How many samples to leave out at the beginning and at the end of a packet of which `start` and `end` frames are to
 /// be trimmed: those that lie at these frames. Sample `m` lies at frame `step·m + phase` of its `frames`.
 fn trimmed(start: u64, end: u64, step: usize, phase: usize, frames: usize) -> (usize, usize) {
@@ -212,20 +217,19 @@ fn trimmed(start: u64, end: u64, step: usize, phase: usize, frames: usize) -> (u
     (samples_before(limit(start)), frames / step - samples_before(frames - limit(end)))
 }
 
-/// For each granule the bits of `data` where its channels begin, and where the last one ends. `None` for a granule that
-/// begins in bytes which are not there, as after a seek. `kept` bytes of `data` stood there before the frame.
+/// For each granule the bits where its channels begin and where the last one ends, `None` for one that begins among the
+/// `missing` bytes at the beginning of the frame's main data; and how many bits of main data there are, these included.
+/// `length` bytes are there, from which the bits are counted.
 fn spans(
     header: &Header,
     side: &Side,
-    kept: usize,
+    missing: usize,
     length: usize,
-) -> std::result::Result<[Option<[usize; 3]>; 2], &'static str> {
-    let missing = 8 * side.data_begin.saturating_sub(kept);
-    let first = 8 * kept.saturating_sub(side.data_begin);
+) -> std::result::Result<([Option<[usize; 3]>; 2], usize), &'static str> {
+    let missing = 8 * missing;
     let mut spans = [None; 2];
-    // Bits since the beginning of the frame's data, wherever that is.
     let mut at = 0;
-    for (granule, span) in spans.iter_mut().enumerate().take(header.granules()) {
+    for granule in 0..header.granules() {
         let start = at;
         let mut edges = [0; 3];
         for channel in 0..header.channels {
@@ -233,7 +237,7 @@ fn spans(
             at += side.channels[granule][channel].length;
             edges[channel + 1] = at;
         }
-        if start < missing {
+        if start < missing || granule == 1 && spans[0].is_none() && side.needs_granule_0() {
             continue;
         }
         for channel in 0..header.channels {
@@ -242,12 +246,12 @@ fn spans(
                 return Err("mp3: more scale factors than data");
             }
         }
-        if first + at - missing > 8 * length {
+        if at - missing > 8 * length {
             return Err("mp3: more data than bytes");
         }
-        *span = Some(edges.map(|edge| first + edge.saturating_sub(missing)));
+        spans[granule] = Some(edges.map(|edge| edge.saturating_sub(missing)));
     }
-    Ok(spans)
+    Ok((spans, at))
 }
 
 /// One granule in the stream.
@@ -307,7 +311,7 @@ impl Part<'_> {
 impl AudioDecoder for Mp3Decoder {
     fn reset(&mut self) {
         self.synthesis = None;
-        self.data.clear();
+        self.reservoir.clear();
     }
 
     fn codec_info(&self) -> &CodecInfo {
@@ -322,6 +326,8 @@ impl AudioDecoder for Mp3Decoder {
         self.buffer.clear();
         if let Err(reason) = self.decode_frame(packet) {
             self.buffer.clear();
+            // What the granule before left must not overlap with one that is not its neighbour.
+            self.synthesis = None;
             return Err(Error::DecodeError(reason));
         }
         Ok(self.buffer.as_generic_audio_buffer_ref())

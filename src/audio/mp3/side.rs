@@ -17,34 +17,34 @@ const SCALE_BITS: [(u8, u8); 16] = [
 /// What is said about one channel of one granule.
 #[derive(Clone, Copy, Debug)]
 pub struct Channel {
-    /// Bits of its scale factors and its lines together.
+    /// Bits of its scale factors and its lines together (part2_3_length).
     pub length: usize,
-    /// Lines that are coded in pairs; the ones behind are coded in fours, or zero.
+    /// Lines that are coded in pairs, twice big_values; the ones behind are coded in fours, or zero.
     pub pairs_end: usize,
     pub global_gain: u8,
     /// How many bits the scale factors have; other numbers at the low rates.
-    pub scale_compress: usize,
+    pub scalefac_compress: usize,
     pub block: Block,
     /// Code tables of the three regions.
     pub tables: [u8; 3],
     /// Of the three windows of a short block, in steps of 12 dB down.
-    pub window_gain: [u8; 3],
+    pub subblock_gain: [u8; 3],
     /// First lines of regions 1 and 2.
     pub regions: [usize; 2],
     /// Higher bands are raised by a fixed pattern.
-    pub emphasis: bool,
+    pub preflag: bool,
     /// Scale factors are steps of 6 dB instead of 3 dB.
-    pub coarse: bool,
+    pub scalefac_scale: bool,
     /// Which of the two tables codes the fours.
-    pub fours: usize,
+    pub count1table_select: usize,
 }
 
 #[derive(Clone, Debug)]
 pub struct Side {
     /// Bytes before this frame's own data where its first granule begins.
-    pub data_begin: usize,
+    pub main_data_begin: usize,
     /// Groups of bands whose scale factors granule 1 takes over from granule 0, by channel.
-    shared: [[bool; 4]; 2],
+    scfsi: [[bool; 4]; 2],
     /// `[granule][channel]`
     pub channels: [[Channel; 2]; 2],
 }
@@ -53,7 +53,7 @@ impl Side {
     pub fn parse(header: &Header, bytes: &[u8]) -> Result<Side, &'static str> {
         let mut bits = Bits::new(bytes, 0);
         let two = header.channels == 2;
-        let data_begin = bits.take(if header.low { 8 } else { 9 });
+        let main_data_begin = bits.take(if header.low { 8 } else { 9 });
         // Private bits.
         bits.take(match (header.low, two) {
             (false, false) => 5,
@@ -61,9 +61,9 @@ impl Side {
             (true, false) => 1,
             (true, true) => 2,
         });
-        let mut shared = [[false; 4]; 2];
+        let mut scfsi = [[false; 4]; 2];
         if !header.low {
-            for groups in &mut shared[..header.channels] {
+            for groups in &mut scfsi[..header.channels] {
                 *groups = std::array::from_fn(|_| bits.flag());
             }
         }
@@ -73,7 +73,15 @@ impl Side {
                 *channel = Channel::parse(header, i, &mut bits)?;
             }
         }
-        Ok(Side { data_begin, shared, channels })
+        Ok(Side { main_data_begin, scfsi, channels })
+    }
+
+    /// Whether granule 1 takes over scale factors, without which it means nothing.
+    pub fn needs_granule_0(&self) -> bool {
+        let takes = |(groups, channel): (&[bool; 4], &Channel)| {
+            groups.contains(&true) && !matches!(channel.block, Block::Short { .. })
+        };
+        self.scfsi.iter().zip(&self.channels[1]).any(takes)
     }
 
     /// The scale factors of a channel: how many bits they take, and what each of four groups of bands has.
@@ -81,11 +89,11 @@ impl Side {
         let c = &self.channels[granule][channel];
         if header.low {
             let position = channel == 1 && header.intensity;
-            return low_groups(c.scale_compress, c.block, position);
+            return low_groups(c.scalefac_compress, c.block, position);
         }
-        let (lower, upper) = SCALE_BITS[c.scale_compress & 15];
+        let (lower, upper) = SCALE_BITS[c.scalefac_compress & 15];
         let group = |count, bits| Group { count, bits, shared: false };
-        let shared = |i: usize| granule == 1 && self.shared[channel][i];
+        let shared = |i: usize| granule == 1 && self.scfsi[channel][i];
         match c.block {
             Block::Short { mixed: false } => [group(18, lower), group(18, upper), group(0, 0), group(0, 0)],
             Block::Short { mixed: true } => [group(17, lower), group(18, upper), group(0, 0), group(0, 0)],
@@ -125,9 +133,9 @@ impl Side {
         scale.highest[band..].fill(if header.low { 0 } else { 7 });
     }
 
-    /// The positions of MPEG-2 intensity stereo are steps of √2 instead of ⁴√2.
+    /// The positions of MPEG-2 intensity stereo are steps of √2 instead of ⁴√2 (intensity_scale).
     pub fn wide_positions(&self, granule: usize) -> bool {
-        self.channels[granule][1].scale_compress & 1 == 1
+        self.channels[granule][1].scalefac_compress & 1 == 1
     }
 }
 
@@ -200,14 +208,14 @@ impl Channel {
             length: 0,
             pairs_end: 0,
             global_gain: 0,
-            scale_compress: 0,
+            scalefac_compress: 0,
             block,
             tables: [0; 3],
-            window_gain: [0; 3],
+            subblock_gain: [0; 3],
             regions: [0; 2],
-            emphasis: false,
-            coarse: false,
-            fours: 0,
+            preflag: false,
+            scalefac_scale: false,
+            count1table_select: 0,
         }
     }
 
@@ -218,9 +226,9 @@ impl Channel {
             return Err("mp3: more than 576 lines");
         }
         let global_gain = bits.take(8) as u8;
-        let scale_compress = bits.take(if header.low { 9 } else { 4 });
+        let scalefac_compress = bits.take(if header.low { 9 } else { 4 });
         let mut tables = [0; 3];
-        let mut window_gain = [0; 3];
+        let mut subblock_gain = [0; 3];
         let block;
         let regions;
         if bits.flag() {
@@ -234,7 +242,7 @@ impl Channel {
             };
             tables[0] = bits.take(5) as u8;
             tables[1] = bits.take(5) as u8;
-            window_gain = std::array::from_fn(|_| bits.take(3) as u8);
+            subblock_gain = std::array::from_fn(|_| bits.take(3) as u8);
             regions = [Layout::region_one(header.rate_index, block), LINES];
         } else {
             block = Block::Long;
@@ -245,19 +253,19 @@ impl Channel {
         }
         // At the low rates the lengths of the scale factors say it, except where they are positions.
         let position = header.intensity && index == 1;
-        let emphasis = if header.low { scale_compress >= 500 && !position } else { bits.flag() };
+        let preflag = if header.low { scalefac_compress >= 500 && !position } else { bits.flag() };
         Ok(Channel {
             length,
             pairs_end,
             global_gain,
-            scale_compress,
+            scalefac_compress,
             block,
             tables,
-            window_gain,
+            subblock_gain,
             regions,
-            emphasis,
-            coarse: bits.flag(),
-            fours: bits.take(1),
+            preflag,
+            scalefac_scale: bits.flag(),
+            count1table_select: bits.take(1),
         })
     }
 }

@@ -392,12 +392,14 @@ mod tests {
             let mut bits = Bits::new(&bytes);
             assert_eq!(book.scalar(&mut bits), Some(entry));
             assert_eq!(bits.left(), 64 - usize::from(lengths[entry as usize]));
-            // The same with the packet ending one bit early.
-            let short = usize::from(lengths[entry as usize]) - 1;
-            let mut bits = Bits::new(&bytes[..short.div_ceil(8)]);
-            bits.read((short.div_ceil(8) * 8 - short) as u32);
-            if short.is_multiple_of(8) {
-                assert_eq!(book.scalar(&mut bits), None, "entry {entry}");
+            // Behind as many other bits as make it end with the packet, and then one bit behind the packet's end.
+            let length = u32::from(lengths[entry as usize]);
+            for (missing, expected) in [(0, Some(entry)), (1, None)] {
+                let ahead = (length - missing).wrapping_neg() % 8;
+                let bytes = (word << ahead).to_le_bytes();
+                let mut bits = Bits::new(&bytes[..((ahead + length - missing) / 8) as usize]);
+                bits.read(ahead);
+                assert_eq!(book.scalar(&mut bits), expected, "entry {entry}, {missing} bits missing");
             }
         }
     }

@@ -218,6 +218,8 @@ impl AudioDecoder for VorbisDecoder {
         self.buffer.clear();
         if let Err(e) = self.decode_packet(packet.data) {
             self.buffer.clear();
+            // What the block before left must not overlap with one that is not its neighbour.
+            self.synthesis.reset();
             return Err(e);
         }
         let (start, end) = (packet.trim_start.get() as usize, packet.trim_end.get() as usize);

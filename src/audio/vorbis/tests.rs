@@ -143,6 +143,19 @@ fn after_a_reset_the_first_packet_is_silent_and_the_next_one_exact() {
     }
 }
 
+#[test]
+fn what_a_damaged_packet_interrupts_is_not_overlapped() {
+    let (params, packets) = load("clicks.ogg");
+    let mut decoder = ours(&params);
+    let parts: Vec<Vec<f32>> = packets.iter().map(|packet| decode(&mut *decoder, packet).unwrap()).collect();
+    for at in (1..packets.len() - 2).step_by(7) {
+        // A header in place of audio.
+        assert!(decode(&mut *decoder, &packet(&[3], (0, 0))).is_err());
+        assert!(decode(&mut *decoder, &packets[at]).unwrap().is_empty(), "packet {at}");
+        assert_eq!(decode(&mut *decoder, &packets[at + 1]).unwrap(), parts[at + 1], "packet {at}");
+    }
+}
+
 fn packet(data: &[u8], trim: (u64, u64)) -> Packet {
     PacketBuilder::new()
         .track_id(0)
