@@ -476,8 +476,8 @@ fn lane_sums<S: Simd, const K: usize>(simd: S, y: &[[S::f32s; K]], x: &[[S::f32s
         }
     }
     let mut sum = sums[0];
-    for k in 1..K {
-        sum = simd.add_f32s(sum, sums[k]);
+    for more in &sums[1..] {
+        sum = simd.add_f32s(sum, *more);
     }
     sum
 }

@@ -213,7 +213,10 @@ fn trimmed(start: u64, end: u64, step: usize, phase: usize, frames: usize) -> (u
     (samples_before(limit(start)), frames / step - samples_before(frames - limit(end)))
 }
 
-/// For each granule the bits where its channels begin and where the last one ends, `None` for one that begins among the
+/// For each granule the bits where its channels begin and where the last one ends.
+type Spans = [Option<[usize; 3]>; 2];
+
+/// The [`Spans`] of a frame, `None` for one that begins among the
 /// `missing` bytes at the beginning of the frame's main data; and how many bits of main data there are, these included.
 /// `length` bytes are there, from which the bits are counted.
 fn spans(
@@ -221,7 +224,7 @@ fn spans(
     side: &Side,
     missing: usize,
     length: usize,
-) -> std::result::Result<([Option<[usize; 3]>; 2], usize), &'static str> {
+) -> std::result::Result<(Spans, usize), &'static str> {
     let missing = 8 * missing;
     let mut spans = [None; 2];
     let mut at = 0;
