@@ -3,9 +3,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 
-use super::{
-    Context, count, damage, exit_code, model_folder, of_them_damaged, print_json, print_line, progress,
-};
+use super::{Context, count, damage, exit_code, model_folder, of_them_damaged, print_json, print_line, progress};
 use crate::audio::Listening;
 use crate::cli::handover::adopt_space;
 use crate::encoder::{Device, Model};
