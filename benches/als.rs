@@ -108,7 +108,7 @@ fn handover(bencher: Bencher, plays: usize) {
     let gram = gram(factors(20_000, 40).view());
     let (confidence, preference, config) = (vec![41.0; plays], vec![1.0; plays], HandoverConfig::default());
     let predicted = [0.1; 40];
-    let now = || hand_over(&predicted, gram.view(), listeners.view(), &confidence, &preference, &config).unwrap();
+    let now = || hand_over(&predicted, gram.view(), 3.0, listeners.view(), &confidence, &preference, &config).unwrap();
     bencher.bench_local(now);
 }
 

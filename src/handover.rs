@@ -1,41 +1,52 @@
 //! From what a song sounds like to how it is listened to: as plays come in, the predicted vector hands over to the
 //! learned one.
 //!
-//! The textbook prior, `(XᵀCX + λI)⁻¹(XᵀCp + λŷ)`, does not return the prediction `ŷ` at zero plays: everyone who has
-//! not heard the song counts as a zero and pulls it away. So the prediction stands for the unobserved pairs too, at
-//! first; for ever would be wrong as well, since where nobody plays the song nothing would correct it. After `n`
-//! listeners, `b = n₀ / (n + n₀)` of it is left. With `ŷᵇ = b·ŷ` and `δ = y − ŷᵇ`, minimise
+//! Learned factors are shrunk towards zero, by the ridge λ and by everyone who did not meet the song. A prediction is
+//! evidence of where the factor will be, so it should be shrunk towards that instead: towards `q`, the predicted
+//! direction at the length that predictions deserve, the mean of `y·ŷ` over tracks whose factor `y` is known. (That is
+//! the encoder's error, measured: the regression of `y` on `ŷ`. A prediction that knows nothing has length 0, and
+//! everything below becomes plain ALS.) And while nobody has met the song, those who have not are no evidence against
+//! it: the prediction stands for them too, and gives way. Of `n` listeners, `b = n₀/(n + n₀)` of that is left. With
+//! the λ that the track's row would have in the factorisation, minimise
 //!
 //! ```text
-//! Σ_{not heard} (x·δ)² + Σ_{heard} c (p − x·ŷᵇ − x·δ)² + λ‖δ‖²
+//! Σ_{not heard} (x·y − b x·q)² + Σ_{heard} c (p − x·y)² + λ‖y − q‖²
 //! ```
 //!
-//! whose solution is the row solve of the factorisation with residuals for targets:
-//! `y = ŷᵇ + (XᵀX + Σ(c−1)xxᵀ + λI)⁻¹ Σ c (p − x·ŷᵇ) x`. At no plays that is `ŷ`, after many the row of plain ALS.
+//! whose solution is the row solve of the factorisation with another right-hand side:
 //!
-//! Measured: NDCG@10 of ranking 80 new tracks by cosine for the listeners (about 3,450) who were not revealed, after `k`
-//! revealed plays a track. Last.fm tracks (the part of KGAT's `last-fm` set in `test.txt`), d = 40, α = 40; predictions
-//! are the factor from 30 other listeners with realistic noise to the R² stated, at unit length. Means of 4 seeds
-//! (tracks, noise, fit); standard errors .001 to .009, of differences to n₀ = ∞ mostly half of that.
+//! ```text
+//! y = bq + (XᵀX + Σ(c−1)xxᵀ + λI)⁻¹ (Σ c (p − x·bq) x + (1−b)λq)
+//! ```
 //!
-//! | prediction | | k = 0 | 1 | 2 | 5 | 10 | 20 | 50 |
-//! |---|---|---|---|---|---|---|---|---|
-//! | none: plays alone | | .062 | .186 | .220 | .275 | .314 | .350 | .383 |
-//! | R² = 0.3 | n₀ = 2 | .190 | .227 | .257 | .297 | .321 | .352 | .382 |
-//! | | **n₀ = 5** | .190 | .224 | .253 | .302 | .326 | .355 | .383 |
-//! | | n₀ = 20 | .190 | .223 | .249 | .298 | .329 | .359 | .383 |
-//! | | n₀ = ∞ | .190 | .222 | .247 | .292 | .327 | .356 | .380 |
-//! | R² = 0.1 | n₀ = 2 | .119 | .176 | .222 | .285 | .318 | .351 | .382 |
-//! | | **n₀ = 5** | .119 | .168 | .209 | .282 | .320 | .352 | .382 |
-//! | | n₀ = 20 | .119 | .164 | .200 | .271 | .318 | .353 | .381 |
-//! | | n₀ = ∞ | .119 | .163 | .196 | .260 | .310 | .347 | .377 |
-//! | random | n₀ = 2 | .062 | .119 | .176 | .265 | .312 | .350 | .382 |
-//! | | **n₀ = 5** | .062 | .109 | .156 | .250 | .309 | .349 | .382 |
-//! | | n₀ = 20 | .062 | .104 | .142 | .225 | .296 | .345 | .381 |
-//! | | n₀ = ∞ | .062 | .102 | .136 | .210 | .276 | .333 | .374 |
+//! At no plays that is `q`, after many the row of plain ALS. `b = 0` is the textbook's prior (Wang & Blei, "Collaborative
+//! Topic Modeling", KDD 2011), which forgets the prediction where plays weigh much; `b = 1` for ever holds on to it where
+//! they weigh little.
 //!
-//! 5 is the smallest n₀ tried that costs good predictions nothing. What it leaves: with poor predictions the first two
-//! plays alone would still do better than both together, since a unit-length prediction does not say how sure it is.
+//! Measured, NDCG@10 of cosine over new tracks for listeners who were not revealed. First the game music of
+//! `models/game-music` (its network, 154 held-out tracks, 4,000 simulated listeners, α = 1; the length is 0.39 of a
+//! typical factor's), then 141 tracks of the part of KGAT's `last-fm` set in `test.txt` (23,529 listeners, d = 40, α = 40,
+//! three seeds; predictions with noise to the R² stated). "Before" is what debut did until 0.1: the whole length, λ of
+//! 0.01 of the mean eigenvalue of `XᵀX`, n₀ = 5.
+//!
+//! | | listeners | 0 | 1 | 2 | 5 | 10 | 20 | 50 | 200 |
+//! |---|---|---|---|---|---|---|---|---|---|
+//! | game music | prediction | .203 | .203 | .203 | .203 | .203 | .203 | .203 | .203 |
+//! | | plays alone | .103 | .160 | .175 | .220 | .251 | .307 | .363 | .414 |
+//! | | textbook, q at whole length | .203 | .213 | .225 | .253 | .272 | .324 | .379 | .448 |
+//! | | n₀ = 0.2 | .203 | .213 | .225 | .267 | .288 | .340 | .384 | .436 |
+//! | | **n₀ = 1** | .203 | .207 | .216 | .251 | .273 | .332 | .383 | .436 |
+//! | KGAT, R² = 0.3 | plays alone | .035 | .229 | .279 | .351 | .403 | .434 | | |
+//! | | before | .269 | .309 | .347 | .382 | .412 | .437 | | |
+//! | | n₀ = 0.2 | .269 | .282 | .303 | .355 | .404 | .434 | | |
+//! | | **n₀ = 1** | .269 | .311 | .335 | .367 | .407 | .435 | | |
+//! | KGAT, R² = 0.1 | before | .147 | .223 | .287 | .360 | .406 | .435 | | |
+//! | | **n₀ = 1** | .147 | .249 | .296 | .357 | .405 | .434 | | |
+//! | KGAT, random | before | .038 | .091 | .179 | .324 | .398 | .433 | | |
+//! | | **n₀ = 1** | .038 | .229 | .279 | .351 | .403 | .434 | | |
+//!
+//! With n₀ = 1 it lies on or above prediction, plays alone, and any switch between them, in all of these. How much a play
+//! weighs against the prediction depends on the data, so n₀ is worth measuring: `debut evaluate handover` does.
 
 use ndarray::ArrayView2;
 use serde::{Deserialize, Serialize};
@@ -43,20 +54,23 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::linalg::{Entries, Gram, Rows, WeightedRidge, check_entries, dot};
 
-/// How long a prediction is believed.
+/// How far, and how long, a prediction is believed.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HandoverConfig {
-    /// λ as a share of the mean eigenvalue of `XᵀX`: 0.01. Between 0.001 and 0.3, tuning found no difference.
-    pub lambda_share: f32,
-    /// n₀: after so many listeners have met a track, half of its prediction is left: 5 (the table in the heading). 2
-    /// or less for poor predictions, `inf` to believe them for ever; 0 ends belief with the first listener.
+    /// The length that predictions deserve, of a typical factor's: the mean of `y·ŷ` over tracks with a known factor, by
+    /// the typical norm. 0 knows nothing, 1 is always right. 0.4, measured for the shipped model (0.39);
+    /// `debut evaluate handover` measures it for others.
+    pub prediction_length: f32,
+    /// n₀: after so many listeners have met a track, half of its prediction is left to stand for those who have not: 1
+    /// (the table in the heading). Less where single plays say little (α of 1), 5 where they say much (α of 40); 0 ends
+    /// that with the first listener, `inf` never.
     pub half_exposure: f32,
 }
 
 impl Default for HandoverConfig {
     fn default() -> HandoverConfig {
-        HandoverConfig { lambda_share: 0.01, half_exposure: 5.0 }
+        HandoverConfig { prediction_length: 0.4, half_exposure: 1.0 }
     }
 }
 
@@ -64,8 +78,8 @@ impl HandoverConfig {
     /// # Errors
     /// `Invalid` for a setting out of range.
     pub fn check(&self) -> Result<()> {
-        if !(self.lambda_share.is_finite() && self.lambda_share > 0.0) {
-            return Err(Error::invalid("handover.lambda_share", "a finite number above 0", self.lambda_share));
+        if !(0.0..=1.0).contains(&self.prediction_length) {
+            return Err(Error::invalid("handover.prediction_length", "0 to 1", self.prediction_length));
         }
         if self.half_exposure.is_nan() || self.half_exposure < 0.0 {
             return Err(Error::invalid("handover.half_exposure", "listeners, 0 or more, or inf", self.half_exposure));
@@ -73,13 +87,7 @@ impl HandoverConfig {
         Ok(())
     }
 
-    /// λ where this is `XᵀX`.
-    pub fn lambda(&self, user_gram: ArrayView2<f32>) -> f32 {
-        let mean = user_gram.diag().mean().unwrap_or(0.0);
-        if mean > 0.0 { self.lambda_share * mean } else { 1.0 }
-    }
-
-    /// `1 − ρ`: what is left of the prediction when `listeners` have met the track.
+    /// `b`: what is left of the prediction, for those who have not met the track, when `listeners` have.
     pub fn belief(&self, listeners: usize) -> f32 {
         if listeners == 0 { 1.0 } else { 1.0 / (1.0 + listeners as f32 / self.half_exposure) }
     }
@@ -92,16 +100,21 @@ fn belief_is_whole_then_half_then_none() {
     assert_eq!([belief(f32::INFINITY, 1_000_000), belief(0.0, 0), belief(0.0, 1)], [1.0, 1.0, 0.0]);
 }
 
-/// The vector `[d]` of a track that was predicted to be at `predicted` `[d]` (in the scale of the space: unit length
-/// times the typical norm), after these listeners met it: their vectors `[n, d]`, and of each the confidence `c ≥ 1` and
-/// the preference `p` (0: skipped). `user_gram` is `XᵀX` `[d, d]` of all listeners. With no plays it is `predicted`,
-/// bit for bit; with many, what plain ALS with this λ makes of them.
+/// The vector `[d]` of a track, and its listeners' so far.
+///
+/// `predicted` `[d]` is `q`: the predicted direction at the length that it deserves. `user_gram` is `XᵀX` `[d, d]` of all
+/// listeners, and `ridge` the λ that the track's row has in the factorisation ([`Ridge::at`]). Of the listeners who met
+/// the track: their vectors `[n, d]`, and of each the confidence `c ≥ 1` and the preference `p` (0: skipped). With no
+/// plays it is `predicted`, bit for bit; with many, the row of plain ALS.
+///
+/// [`Ridge::at`]: crate::factors::Ridge::at
 ///
 /// # Errors
 /// `Mismatch` of shapes, `Invalid` for numbers out of range.
 pub fn hand_over(
     predicted: &[f32],
     user_gram: ArrayView2<f32>,
+    ridge: f32,
     listeners: ArrayView2<f32>,
     confidence: &[f32],
     preference: &[f32],
@@ -114,20 +127,21 @@ pub fn hand_over(
         return Err(Error::mismatch("prediction and Gram matrix", format!("[{d}, {d}]"), found));
     }
     check_entries(d, listeners, confidence, preference)?;
-    if let Some(bad) = predicted.iter().find(|y| !y.is_finite()) {
-        return Err(Error::invalid("predicted vector", "finite numbers", bad));
+    if let Some(bad) = predicted.iter().chain([&ridge]).find(|y| !y.is_finite()) {
+        return Err(Error::invalid("predicted vector and ridge", "finite numbers", bad));
     }
     if confidence.is_empty() {
         return Ok(predicted.to_vec());
     }
     let belief = config.belief(confidence.len());
     let prior: Vec<f32> = predicted.iter().map(|y| belief * y).collect();
+    let pull: Vec<f32> = predicted.iter().map(|y| (1.0 - belief) * ridge * y).collect();
     let rows = Rows::of(listeners);
     let indices: Vec<u32> = (0..rows.len() as u32).collect();
     let target: Vec<f32> = preference.iter().enumerate().map(|(i, p)| p - dot(rows.row(i), &prior)).collect();
     let entries = Entries { rows: &rows, indices: &indices, confidence, target: &target };
     let mut solver = WeightedRidge::new(d);
-    let (correction, _) = solver.solve(&Gram::from_matrix(user_gram), config.lambda(user_gram), entries)?;
+    let correction = solver.solve_with(&Gram::from_matrix(user_gram), ridge, entries, &pull)?;
     Ok(prior.iter().zip(correction).map(|(y, delta)| y + delta).collect())
 }
 
@@ -139,8 +153,9 @@ mod tests {
     use crate::linalg::gram;
 
     const D: usize = 8;
+    const RIDGE: f32 = 2.0;
     /// The prediction is believed for ever.
-    const FAITHFUL: HandoverConfig = HandoverConfig { lambda_share: 0.01, half_exposure: f32::INFINITY };
+    const FAITHFUL: HandoverConfig = HandoverConfig { prediction_length: 1.0, half_exposure: f32::INFINITY };
 
     fn default() -> HandoverConfig {
         HandoverConfig::default()
@@ -169,7 +184,8 @@ mod tests {
         let (predicted, ..) = prediction_and_truth(&x);
         for half_exposure in [0.0, 5.0, f32::INFINITY] {
             let config = HandoverConfig { half_exposure, ..default() };
-            let y = hand_over(&predicted, gram(x.view()).view(), x.slice(s![0..0, ..]), &[], &[], &config).unwrap();
+            let y =
+                hand_over(&predicted, gram(x.view()).view(), RIDGE, x.slice(s![0..0, ..]), &[], &[], &config).unwrap();
             assert_eq!(
                 y.iter().map(|y| y.to_bits()).collect::<Vec<_>>(),
                 predicted.iter().map(|y| y.to_bits()).collect::<Vec<_>>()
@@ -181,8 +197,7 @@ mod tests {
     fn plain_row(gram: &Array2<f32>, met: &Array2<f32>, confidence: &[f32], preference: &[f32]) -> Vec<f32> {
         let (rows, indices) = (Rows::of(met.view()), (0..met.nrows() as u32).collect::<Vec<_>>());
         let entries = Entries { rows: &rows, indices: &indices, confidence, target: preference };
-        let lambda = default().lambda(gram.view());
-        WeightedRidge::new(D).solve(&Gram::from_matrix(gram.view()), lambda, entries).unwrap().0.to_vec()
+        WeightedRidge::new(D).solve(&Gram::from_matrix(gram.view()), RIDGE, entries).unwrap().0.to_vec()
     }
 
     #[test]
@@ -198,19 +213,21 @@ mod tests {
             let met = x.select(ndarray::Axis(0), &fans[..n]);
             let (c, p) = (vec![41.0; n], vec![1.0; n]);
             let plain = plain_row(&gram, &met, &c, &p);
-            let y = |config: &HandoverConfig| hand_over(&worthless, gram.view(), met.view(), &c, &p, config).unwrap();
+            let y = |config: &HandoverConfig| {
+                hand_over(&worthless, gram.view(), RIDGE, met.view(), &c, &p, config).unwrap()
+            };
             let away = distance(&y(&default()), &plain);
             assert!(away < last, "{n}: {away} after {last}");
-            // All that is left of the prediction is its share.
+            // All that is left of the prediction is its share, and the ridge's pull (λ of 2 against eigenvalues above 600).
             let share = away / distance(&y(&FAITHFUL), &plain);
-            assert!((share / default().belief(n) - 1.0).abs() < 1e-2, "{n}: {share}");
+            assert!((share - default().belief(n)).abs() < 1e-2, "{n}: {share}");
             last = away;
             if n == fans.len() {
                 let size = plain.iter().map(|y| y * y).sum::<f32>().sqrt();
-                assert!(n > 500 && away < 1e-2 * size, "{n}: {away} of {size}");
+                assert!(n > 500 && away < 3e-2 * size, "{n}: {away} of {size}");
             }
             let at_once = HandoverConfig { half_exposure: 0.0, ..default() };
-            assert!(distance(&y(&at_once), &plain) < 1e-6);
+            assert!(distance(&y(&at_once), &plain) < 3e-2 * distance(&worthless, &plain));
         }
     }
 
@@ -222,7 +239,8 @@ mod tests {
         let predicted: Vec<f32> = (0..D).map(|j| if j == 1 { 0.8 } else { 0.0 }).collect();
         let met = x.select(ndarray::Axis(0), &(0..40).step_by(2).collect::<Vec<_>>());
         let crowds = |config: &HandoverConfig| {
-            let y = hand_over(&predicted, gram(x.view()).view(), met.view(), &[41.0; 20], &[1.0; 20], config).unwrap();
+            let y = hand_over(&predicted, gram(x.view()).view(), RIDGE, met.view(), &[41.0; 20], &[1.0; 20], config)
+                .unwrap();
             [60, 61].map(|i| dot(&x.row(i).to_vec(), &y))
         };
         let [players, predicted_for] = crowds(&FAITHFUL);
@@ -243,7 +261,8 @@ mod tests {
             let chosen = &heard[..count];
             let p: Vec<f32> = chosen.iter().map(|&i| preference[i]).collect();
             let met = x.select(ndarray::Axis(0), chosen);
-            let y = hand_over(&predicted, gram.view(), met.view(), &vec![confidence; count], &p, &default()).unwrap();
+            let y = hand_over(&predicted, gram.view(), RIDGE, met.view(), &vec![confidence; count], &p, &default())
+                .unwrap();
             let now = distance(&y, &truth);
             assert!(now < last && now < close * distance(&predicted, &truth), "{count}: {now} after {last}");
             last = now;
@@ -257,7 +276,8 @@ mod tests {
         let gram = gram(x.view());
         let one = x.row(17).to_vec();
         let score = |p: f32| {
-            let y = hand_over(&predicted, gram.view(), x.slice(s![17..18, ..]), &[41.0], &[p], &FAITHFUL).unwrap();
+            let y =
+                hand_over(&predicted, gram.view(), RIDGE, x.slice(s![17..18, ..]), &[41.0], &[p], &FAITHFUL).unwrap();
             dot(&one, &y)
         };
         let before = dot(&one, &predicted);
@@ -271,16 +291,17 @@ mod tests {
         let x = listeners(60);
         let (predicted, _, preference) = prediction_and_truth(&x);
         let (gram, n) = (gram(x.view()), 9);
-        let config = HandoverConfig { lambda_share: 0.05, half_exposure: 20.0 };
-        let (lambda, belief) = (config.lambda(gram.view()), config.belief(n));
+        let config = HandoverConfig { half_exposure: 20.0, ..default() };
+        let belief = config.belief(n);
         let c: Vec<f32> = (0..n).map(|i| 2.0 + i as f32).collect();
-        let y = hand_over(&predicted, gram.view(), x.slice(s![..n, ..]), &c, &preference[..n], &config).unwrap();
+        let y = hand_over(&predicted, gram.view(), RIDGE, x.slice(s![..n, ..]), &c, &preference[..n], &config).unwrap();
         let loss = |y: &[f64]| {
             let delta: Vec<f64> = y.iter().zip(&predicted).map(|(y, &p)| y - f64::from(belief * p)).collect();
             let along = |i: usize, v: &[f64]| x.row(i).iter().zip(v).map(|(&x, v)| f64::from(x) * v).sum::<f64>();
             let heard = (0..n).map(|i| f64::from(c[i]) * (f64::from(preference[i]) - along(i, y)).powi(2)).sum::<f64>();
             let others = (n..60).map(|i| along(i, &delta).powi(2)).sum::<f64>();
-            heard + others + f64::from(lambda) * delta.iter().map(|d| d * d).sum::<f64>()
+            let prior: f64 = y.iter().zip(&predicted).map(|(y, &p)| (y - f64::from(p)).powi(2)).sum();
+            heard + others + f64::from(RIDGE) * prior
         };
         let y: Vec<f64> = y.into_iter().map(f64::from).collect();
         let lowest = loss(&y);
@@ -298,14 +319,15 @@ mod tests {
         let x = listeners(10);
         let g = gram(x.view());
         let one = x.slice(s![0..1, ..]);
-        assert!(hand_over(&[0.1; D], g.view(), one, &[2.0], &[1.0], &default()).is_ok());
-        assert!(hand_over(&[0.1; 3], g.view(), one, &[2.0], &[1.0], &default()).is_err());
-        assert!(hand_over(&[0.1; D], g.view(), one, &[2.0], &[], &default()).is_err());
-        assert!(hand_over(&[0.1; D], g.view(), one, &[0.0], &[1.0], &default()).is_err());
-        for (lambda_share, half_exposure) in [(0.0, 5.0), (f32::NAN, 5.0), (0.01, -1.0), (0.01, f32::NAN)] {
-            let config = HandoverConfig { lambda_share, half_exposure };
-            assert!(hand_over(&[0.1; D], g.view(), one, &[2.0], &[1.0], &config).is_err());
+        assert!(hand_over(&[0.1; D], g.view(), RIDGE, one, &[2.0], &[1.0], &default()).is_ok());
+        assert!(hand_over(&[0.1; 3], g.view(), RIDGE, one, &[2.0], &[1.0], &default()).is_err());
+        assert!(hand_over(&[0.1; D], g.view(), RIDGE, one, &[2.0], &[], &default()).is_err());
+        assert!(hand_over(&[0.1; D], g.view(), RIDGE, one, &[0.0], &[1.0], &default()).is_err());
+        for (prediction_length, half_exposure) in [(-0.1, 5.0), (f32::NAN, 5.0), (0.5, -1.0), (0.5, f32::NAN)] {
+            let config = HandoverConfig { prediction_length, half_exposure };
+            assert!(hand_over(&[0.1; D], g.view(), RIDGE, one, &[2.0], &[1.0], &config).is_err());
         }
-        assert!(hand_over(&[f32::NAN; D], g.view(), one, &[2.0], &[1.0], &default()).is_err());
+        assert!(hand_over(&[f32::NAN; D], g.view(), RIDGE, one, &[2.0], &[1.0], &default()).is_err());
+        assert!(hand_over(&[0.1; D], g.view(), f32::NAN, one, &[2.0], &[1.0], &default()).is_err());
     }
 }

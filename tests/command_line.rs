@@ -369,7 +369,7 @@ fn plays_become_factors_factors_a_model_and_the_model_a_table() {
 }
 
 #[test]
-fn factors_are_scored_on_what_listeners_meet_next() {
+fn factors_are_scored_on_what_listeners_meet_next_and_go_to_other_programs_and_back() {
     let dir = tempfile::tempdir().unwrap();
     // Two tastes: even listeners meet even songs, each ten of thirty, an hour apart; a late comer is nobody's to rank.
     let mut events = String::from("time,user,track\n");
@@ -398,6 +398,33 @@ fn factors_are_scored_on_what_listeners_meet_next() {
         let (code, stdout, stderr) = run(dir.path(), &[&arguments[..4], &wrong].concat());
         assert!(code == 2 && stdout.is_empty() && stderr.contains("invalid"), "{wrong:?}: {stderr}");
     }
+
+    // Factors go to other programs and come back as they were.
+    json(dir.path(), 0, &["factorize", "events.csv", "--out", "f", "--set", "als.dimensions=4", "--json"]);
+    let vectors = |folder: &str| fs::read(dir.path().join(folder).join("tracks.npy")).unwrap();
+    for (format, path) in [("implicit", "x/model.npz"), ("spark", "x/spark"), ("npy", "x/npy")] {
+        json(dir.path(), 0, &["factors", "export", "f", "--to", format, "--out", path, "--json"]);
+        let back = ["factors", "import", path, "--from", format, "--out", "back", "--events", "events.csv", "--json"];
+        let line = &json(dir.path(), 0, &back)[0];
+        assert_eq!((&line["users"], &line["tracks"], &line["dimensions"]), (&61.into(), &60.into(), &4.into()));
+        assert_eq!(vectors("back"), vectors("f"), "{format}");
+        assert_eq!(
+            fs::read(dir.path().join("back/plays.npy")).unwrap(),
+            fs::read(dir.path().join("f/plays.npy")).unwrap()
+        );
+    }
+    // A fit from another start is the same but for a rotation.
+    let seed = ["factorize", "events.csv", "--out", "g", "--set", "als.dimensions=2", "--set", "als.seed=5", "--json"];
+    json(dir.path(), 0, &seed);
+    let (code, _, stderr) = run(dir.path(), &["factors", "align", "g", "--to", "f", "--out", "h"]);
+    assert!(code == 2 && stderr.contains("do not fit together"), "2 and 4 dimensions: {stderr}");
+    json(dir.path(), 0, &[&seed[..5], &["als.dimensions=4", "--set", "als.seed=5", "--json"]].concat());
+    let drift = &json(dir.path(), 0, &["factors", "align", "g", "--to", "f", "--out", "h", "--json"])[0]["drift"];
+    assert_eq!(drift["shared"], 60);
+    assert!(drift["cosine_after"].as_f64() > drift["cosine_before"].as_f64(), "{drift}");
+    let (code, _, stderr) = run(dir.path(), &["factors", "import", "events.csv", "--from", "implicit", "--out", "y"]);
+    assert!(code == 2 && stderr.contains("events.csv") && stderr.contains("npz"), "{stderr}");
+
     fs::write(dir.path().join("events.csv"), "time,user,track\n0,a,b\n0,a,c\n").unwrap();
     let (code, _, stderr) = run(dir.path(), &arguments);
     assert!(code == 2 && stderr.contains("more than one hour"), "{stderr}");
@@ -424,12 +451,14 @@ fn wrong_usage_is_exit_code_2_and_help_teaches() {
     let stderr = String::from_utf8(named.stderr).unwrap();
     assert!(named.status.code() == Some(2) && stderr.contains("no/model"), "{stderr}");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "nothing was made");
-    for verb in ["ingest", "recommend", "embed", "mel", "factorize", "train", "evaluate", "handover"] {
+    for verb in ["ingest", "recommend", "embed", "mel", "factorize", "factors", "train", "evaluate", "handover"] {
         let (code, stdout, _) = run(dir.path(), &[verb, "--help"]);
         assert!(code == 0 && stdout.contains("Example"), "{verb}");
     }
-    let (code, stdout, _) = run(dir.path(), &["evaluate", "factors", "--help"]);
-    assert!(code == 0 && stdout.contains("Example"));
+    for help in [["evaluate", "factors", "--help"], ["factors", "import", "--help"]] {
+        let (code, stdout, _) = run(dir.path(), &help);
+        assert!(code == 0 && !stdout.is_empty());
+    }
     let (code, stdout, _) = run(dir.path(), &["status", "--settings"]);
     assert!(code == 0 && stdout.contains("[als]") && stdout.contains("[train]"));
 }

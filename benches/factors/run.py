@@ -42,7 +42,9 @@ def cpu():
 
 
 def peak_mb():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """Of this program; getrusage would count the process that started it, too."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 # --- the data ------------------------------------------------------------------------------------------------------
@@ -143,43 +145,55 @@ def run_python(engine, folder, settings):
     (folder / "report.json").write_text(json.dumps(report))
 
 
-def spawn(command, threads):
-    """Runs it; its CPU seconds, peak memory in MB and standard output."""
-    environment = os.environ | {
-        "OPENBLAS_NUM_THREADS": "1",
-        "OMP_NUM_THREADS": str(threads),
-        "RAYON_NUM_THREADS": str(threads),
-    }
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+# A process inherits the peak memory of the one that starts it. So runs are started by this one, which is small.
+LAUNCHER = """
+import json, os, subprocess, sys
+for line in sys.stdin:
+    process = subprocess.Popen(json.loads(line), stdout=subprocess.PIPE, text=True)
     output = process.stdout.read()
     _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
-        sys.exit(f"{' '.join(map(str, command))} ended with {process.returncode}")
-    return used.ru_utime + used.ru_stime, used.ru_maxrss / 1024, output
+    print(json.dumps([process.returncode, used.ru_maxrss / 1024, output]), flush=True)
+"""
 
 
-def run_debut(engine, folder, settings):
+class Launcher:
+    def __init__(self, threads):
+        environment = os.environ | {
+            "OPENBLAS_NUM_THREADS": "1",
+            "OMP_NUM_THREADS": str(threads),
+            "RAYON_NUM_THREADS": str(threads),
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", LAUNCHER], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def run(self, *command):
+        """Runs it; its peak memory in MB and standard output."""
+        self.process.stdin.write(json.dumps([str(word) for word in command]) + "\n")
+        self.process.stdin.flush()
+        code, peak, output = json.loads(self.process.stdout.readline())
+        if code != 0:
+            sys.exit(f"{' '.join(map(str, command))} ended with {code}")
+        return peak, output
+
+
+def run_debut(launcher, engine, folder, settings):
     import numpy as np
 
-    def factorize(iterations):
-        command = [
-            *(settings["debut"], "factorize", settings["events"], "--out", folder / "factors", "--json"),
-            *("--set", f"als.iterations={iterations}"),
-            *("--set", f"als.dimensions={settings['dimensions']}"),
-            *("--set", f"als.regularisation={settings['regularisation']}"),
-            *("--set", "als.regularisation_exponent=0"),
-            *("--set", f"als.seed={settings['seed']}"),
-            *("--set", f"als.solver={engine.split()[1].lower()}"),
-            *("--set", f"confidence.alpha={settings['alpha']}"),
-            *("--set", f"confidence.growth={settings['growth']}"),
-            *("--set", "confidence.half_life_days=0"),
-        ]
-        seconds, peak, output = spawn(command, settings["threads"])
-        return seconds, peak, json.loads(output)
-
-    _, peak, report = factorize(settings["iterations"])
-    seconds = statistics.median(report["cpu_seconds"][1:])
+    peak, output = launcher.run(
+        *(settings["debut"], "factorize", settings["events"], "--out", folder / "factors", "--json"),
+        *("--set", f"als.iterations={settings['iterations']}"),
+        *("--set", f"als.dimensions={settings['dimensions']}"),
+        *("--set", f"als.regularisation={settings['regularisation']}"),
+        *("--set", "als.regularisation_exponent=0"),
+        *("--set", f"als.seed={settings['seed']}"),
+        *("--set", f"als.solver={engine.split()[1].lower()}"),
+        *("--set", f"confidence.alpha={settings['alpha']}"),
+        *("--set", f"confidence.growth={settings['growth']}"),
+        *("--set", "confidence.half_life_days=0"),
+    )
+    seconds = statistics.median(json.loads(output)["cpu_seconds"][1:])
     shapes = np.load(folder / "factors/users.npy"), np.load(folder / "factors/tracks.npy")
     factors = []
     for name, rows, values in zip(("users", "tracks"), settings["shape"], shapes):
@@ -236,6 +250,7 @@ def main():
         folder = Path(arguments.run[1])
         run_python(arguments.run[0], folder, json.loads((folder / "settings.json").read_text()))
         return
+    launcher = Launcher(arguments.threads)
     import numpy as np
     import scipy.sparse as sp
 
@@ -270,9 +285,9 @@ def main():
                     folder.mkdir(exist_ok=True)
                     (folder / "settings.json").write_text(json.dumps(settings))
                     if engine.startswith("debut"):
-                        run_debut(engine, folder, settings)
+                        run_debut(launcher, engine, folder, settings)
                     else:
-                        spawn([sys.executable, __file__, "-", "--run", engine, str(folder)], arguments.threads)
+                        launcher.run(sys.executable, __file__, "-", "--run", engine, folder)
                     reports[engine].append(json.loads((folder / "report.json").read_text()))
                     if run == 0:
                         qualities[engine] = quality(folder, train, rest, listeners)

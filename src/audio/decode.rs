@@ -27,14 +27,15 @@ use symphonia::core::units::{Duration as Ticks, TimeBase, Timestamp};
 
 use super::aac::{self, AacDecoder};
 use super::flac::FlacDecoder;
+use super::half;
 use super::headers::{mpeg_tells_its_length, ogg_is_chained};
-use super::mp3::{self, Mp3Decoder};
+use super::mp3::Mp3Decoder;
 use super::opus::{OPUS_RATE, OpusDecoder, OpusHead};
 use super::pcm::PcmDecoder;
 use super::resample::Resampler;
 use super::source::{Allowance, Deadline, Source};
 use super::tags::Tags;
-use super::vorbis::{self, VorbisDecoder};
+use super::vorbis::VorbisDecoder;
 use super::{Listening, Spent, no_panic};
 use crate::error::{Error, Result};
 
@@ -714,16 +715,23 @@ impl Reader {
             }
             let first = (from + samples.len() as i64 - here).clamp(0, frames as i64) as usize;
             let take = (frames - first).min(n - samples.len());
+            let before = samples.len();
             downmix(&decoded, first, take, &mut samples);
+            if let Some(wrong) = samples[before..].iter().find(|s| s.is_nan() || s.abs() > MAX_AMPLITUDE) {
+                // Damage to this packet, which the next one must not overlap with; or to all, and then nothing is left.
+                let reason = format!("a sample is {wrong}, expected finite numbers around -1 to 1");
+                samples.truncate(before);
+                self.note(reason);
+                self.decoder.reset();
+                in_doubt = true;
+                continue;
+            }
             // A decoder of the lower half mixes the channels itself.
             self.channels = self.channels.max(channels);
             at = Some(here + frames as i64);
             if samples.len() >= n {
                 break;
             }
-        }
-        if let Some(wrong) = samples.iter().find(|s| s.is_nan() || s.abs() > MAX_AMPLITUDE) {
-            return Err(self.refuse(format!("a sample is {wrong}, expected finite numbers around -1 to 1")));
         }
         Ok(Decoded::Samples { samples, lost })
     }
@@ -870,9 +878,7 @@ const HALF_BAND: u32 = 22_050;
 fn lower_half_rate(codec: AudioCodecId, rate: u32) -> u32 {
     match codec {
         CODEC_ID_OPUS => OPUS_RATE / 2,
-        CODEC_ID_MP3 => mp3::output_rate(rate),
-        CODEC_ID_AAC => aac::output_rate(rate),
-        CODEC_ID_VORBIS => vorbis::output_rate(rate),
+        CODEC_ID_MP3 | CODEC_ID_AAC | CODEC_ID_VORBIS => half::output_rate(rate),
         _ => rate,
     }
 }
@@ -902,47 +908,30 @@ fn check_params(path: &Path, params: &AudioCodecParameters) -> Result<()> {
     {
         return refuse("ALAC packets of up to 262,144 frames", format!("{frames}"));
     }
-    if params.codec == CODEC_ID_AAC && has_spectral_band_replication(extra) {
-        // Decoded as plain AAC it would lack its upper half without a word.
-        return refuse("AAC-LC", "HE-AAC (spectral band replication)".into());
+    if params.codec == CODEC_ID_AAC
+        && let Some(config) = &params.extra_data
+    {
+        // The decoder for the whole band would take HE-AAC for plain AAC, without its upper half and without a word.
+        aac::check(config).map_err(|e| match e {
+            SymphoniaError::Unsupported(what) => Error::unsupported(path, "AAC-LC", what),
+            damage => Error::decode(path, damage),
+        })?;
     }
     Ok(())
 }
 
-/// Whether an AudioSpecificConfig (ISO 14496-3, 1.6.2.1) says that spectral band replication is used, either by its
-/// object type (5 or 29) or by the backward compatible extension behind it. Where the encoder leaves it to be guessed
-/// from the packets ("implicit signalling", and always in ADTS) it is not seen.
-fn has_spectral_band_replication(config: &[u8]) -> bool {
-    let bits = |at: usize, n: usize| {
-        (at..at + n)
-            .try_fold(0u32, |value, i| config.get(i / 8).map(|byte| value << 1 | u32::from(byte >> (7 - i % 8) & 1)))
-    };
-    let object = |at: usize| match bits(at, 5) {
-        Some(31) => bits(at + 5, 6).map(|more| (32 + more, at + 11)),
-        other => other.map(|object| (object, at + 5)),
-    };
-    let Some((object_type, _)) = object(0) else { return false };
-    if matches!(object_type, 5 | 29) {
-        return true;
-    }
-    // The extension: 11 bits 0x2b7, object type 5, and one bit that says whether it is used.
-    (0..config.len() * 8).any(|at| {
-        bits(at, 11) == Some(0x2b7)
-            && object(at + 11).is_some_and(|(extension, next)| extension == 5 && bits(next, 1) == Some(1))
-    })
-}
-
 #[test]
-fn explicit_he_aac_is_recognised() {
-    // AAC-LC, 44.1 kHz, stereo, as encoders write it, without and with "no SBR" said aloud.
-    assert!(!has_spectral_band_replication(&[0x12, 0x10]));
-    assert!(!has_spectral_band_replication(&[0x12, 0x10, 0x56, 0xe5, 0x00]));
-    // AAC-LC at 22.05 kHz with the extension: SBR to 44.1 kHz.
-    assert!(has_spectral_band_replication(&[0x13, 0x90, 0x56, 0xe5, 0xa0]));
-    // Object types 5 and 29 themselves.
-    assert!(has_spectral_band_replication(&[0x2b, 0x92, 0x08, 0x00]));
-    assert!(has_spectral_band_replication(&[0xeb, 0x8a, 0x08, 0x00]));
-    assert!(!has_spectral_band_replication(&[]));
+fn aac_is_refused_by_its_kind_before_any_decoder_sees_it() {
+    let check = |config: &[u8]| {
+        let mut params = AudioCodecParameters::new();
+        params.for_codec(CODEC_ID_AAC).with_extra_data(config.into());
+        check_params(Path::new("x.m4a"), &params).map_err(|e| e.to_string())
+    };
+    check(&[0x12, 0x10]).unwrap();
+    let replicated = check(&[0x13, 0x90, 0x56, 0xe5, 0xa0]).unwrap_err();
+    assert!(replicated.contains("HE-AAC"), "{replicated}");
+    let cut = check(&[0x12]).unwrap_err();
+    assert!(cut.contains("impossible configuration"), "{cut}");
 }
 
 /// The mean of the channels of `frames` frames from `first` on.

@@ -8,6 +8,9 @@
 //! Decoding is nearly all of the cost, and most of what a decoder makes is thrown away: all above 11 kHz, and the
 //! difference of the channels. So [`mp3`], [`aac`] and [`vorbis`] have decoders here that never make it, [`flac`] and
 //! [`pcm`] ones that are quicker, and [`opus`] is asked for what is heard; symphonia finds the packets, and decodes everything else.
+//!
+//! Every decoder takes the mean of all channels alike, the one for low frequencies included, so that a song sounds the
+//! same in any container.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -21,9 +24,12 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 
 pub mod aac;
+mod bits;
 pub mod cache;
+mod dct;
 pub mod decode;
 pub mod flac;
+mod half;
 mod headers;
 pub mod mel;
 pub mod mp3;
@@ -32,6 +38,8 @@ pub mod pcm;
 pub mod resample;
 mod source;
 pub mod tags;
+#[cfg(test)]
+mod testing;
 pub mod vorbis;
 
 pub use cache::{CachedKey, SpectrogramCache};

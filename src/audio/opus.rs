@@ -206,7 +206,7 @@ impl<const RATE: u32> AudioDecoder for OpusDecoder<RATE> {
             }
         }
         // Trims are counted at 48 kHz; an odd one loses half a frame (10 µs).
-        let frames = |ticks: u64| (ticks * u64::from(RATE) / u64::from(OPUS_RATE)) as usize;
+        let frames = |ticks: u64| (ticks / u64::from(OPUS_RATE / RATE)) as usize;
         self.buffer.trim(frames(packet.trim_start.get()), frames(packet.trim_end.get()));
         Ok(self.buffer.as_generic_audio_buffer_ref())
     }
@@ -246,5 +246,28 @@ impl<const RATE: u32> RegisterableAudioDecoder for OpusDecoder<RATE> {
             info: CodecInfo { short_name: "opus", long_name: "Opus", profiles: &[] },
         }];
         CODECS
+    }
+}
+
+#[test]
+fn any_number_of_frames_may_be_trimmed() {
+    use symphonia::core::packet::PacketBuilder;
+    use symphonia::core::units::{Duration, Timestamp};
+
+    let mut params = AudioCodecParameters::new();
+    params.for_codec(CODEC_ID_OPUS).with_channels(Channels::Discrete(1));
+    let mut decoder = OpusDecoder::<24_000>::try_registry_new(&params, &AudioDecoderOptions::default()).unwrap();
+    for (start, end, left) in [(0, 0, 480), (11, 3, 474), (u64::MAX, 0, 0), (0, u64::MAX, 0)] {
+        let packet = PacketBuilder::new()
+            .track_id(0)
+            .pts(Timestamp::ZERO)
+            .dur(Duration::new(960))
+            // 20 ms of silence.
+            .data(vec![0xf8, 0xff, 0xfe])
+            .trim_start(Duration::new(start))
+            .trim_end(Duration::new(end))
+            .build();
+        let GenericAudioBufferRef::F32(heard) = decoder.decode(&packet).unwrap() else { panic!("not floats") };
+        assert_eq!(symphonia::core::audio::Audio::frames(heard), left, "{start}, {end}");
     }
 }

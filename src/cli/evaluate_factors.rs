@@ -126,13 +126,19 @@ fn split(args: &Args, config: &Config) -> Result<(HoldOut, u64)> {
         }
         Split::Temporal => {
             let mut times = GlobalCut::default();
-            read_reported(&args.events, &config.events, &mut |event| Ok(times.push(&event)))?;
+            read_reported(&args.events, &config.events, &mut |event| {
+                times.push(&event);
+                Ok(())
+            })?;
             let cut = times.at(args.test_share)?;
             read_parts(args, config, Some(cut - 1), &|event| event.time >= cut)
         }
         Split::UserTemporal => {
             let mut times = UserCuts::default();
-            read_reported(&args.events, &config.events, &mut |event| Ok(times.push(&event)))?;
+            read_reported(&args.events, &config.events, &mut |event| {
+                times.push(&event);
+                Ok(())
+            })?;
             let cuts = times.at(args.test_share)?;
             read_parts(args, config, None, &|event| cuts.get(&event.user).is_some_and(|&cut| event.time >= cut))
         }

@@ -23,8 +23,8 @@ Example:
 
 The held-out tracks show their first 0, 1, 2, 5, ... listeners (of the half that reveals what it thought of them). With each
 number, how well do their vectors rank them for the other half of the listeners: the prediction alone, what the plays alone
-teach, a hard switch from one to the other, and the hand-over? The settings are chosen on half of the held-out tracks (by the
-mean NDCG over the numbers of listeners), and the scores are of the other half.";
+teach, a hard switch from one to the other, and the hand-over? The settings are measured on half of the held-out tracks (the
+length that predictions deserve; the rest by the mean NDCG over the numbers of listeners), the scores are of the other half.";
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = EXAMPLES)]
@@ -103,11 +103,11 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     }
     print_line(&format!(
         "{tracks} new tracks, {} listeners; NDCG@{} ± standard error. Chosen on as many other tracks:\n\
-         --set handover.half_exposure={} --set handover.lambda_share={}; the hard switch falls at {} listeners.\n",
+         --set handover.prediction_length={:.2} --set handover.half_exposure={}; the hard switch falls at {} listeners.\n",
         path.first().map_or(0, |point| point.content.users),
         args.k,
+        settings.handover.prediction_length,
         settings.handover.half_exposure,
-        settings.handover.lambda_share,
         settings.switch_at
     ))?;
     print_line("| listeners | prediction | plays alone | hard switch | hand-over |")?;

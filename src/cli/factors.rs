@@ -10,6 +10,7 @@ use crate::factors::{Factors, Format, Names};
 
 const EXAMPLES: &str = "\
 Examples:
+  debut factors align tonight --to last-night --out aligned
   debut factors export factors --to implicit --out model.npz
   debut factors import als-model --from spark --out factors --users users.ids --tracks tracks.ids
 
@@ -48,6 +49,20 @@ enum What {
         #[arg(long, value_name = "PATH")]
         out: PathBuf,
     },
+    /// Turns factors into the space of earlier ones, by the tracks that both have, and says how far they drifted.
+    Align {
+        /// Tonight's.
+        #[arg(value_name = "FACTORS")]
+        factors: PathBuf,
+
+        /// Last night's.
+        #[arg(long, value_name = "FACTORS")]
+        to: PathBuf,
+
+        /// Where the aligned factors go.
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
     /// Takes factors that another program made.
     Import {
         /// The file (implicit) or folder.
@@ -81,7 +96,14 @@ enum What {
 }
 
 pub fn run(args: Args, context: Context) -> Result<ExitCode> {
+    let mut drift = None;
     let (factors, out) = match args.what {
+        What::Align { factors, to, out } => {
+            let mut factors = Factors::load(&factors)?;
+            drift = Some(factors.align(&Factors::load(&to)?)?);
+            factors.save(&out)?;
+            (factors, out)
+        }
         What::Export { factors, to, out } => {
             let factors = Factors::load(&factors)?;
             factors.export(&out, to)?;
@@ -103,9 +125,19 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     if context.json {
         print_json(&json!({
             "space": factors.space, "users": factors.users.len(), "tracks": factors.tracks.len(),
-            "dimensions": factors.dimensions(), "out": out,
+            "dimensions": factors.dimensions(), "drift": drift, "out": out,
         }))?;
     } else {
+        if let Some(drift) = drift {
+            print_line(&format!(
+                "{} in both: mean cosine {:.3} before and {:.3} after, residual {:.3}, {:.1} % moved (below 0.8)",
+                count(drift.shared as u64, "track"),
+                drift.cosine_before,
+                drift.cosine_after,
+                drift.residual,
+                100.0 * drift.moved,
+            ))?;
+        }
         print_line(&format!(
             "{} and {} in {} dimensions: {}",
             count(factors.users.len() as u64, "listener"),

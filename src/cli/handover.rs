@@ -113,6 +113,7 @@ pub fn hand_over_all(
 
     let gram = Array2::from_shape_vec((d, d), space.user_gram.clone())
         .map_err(|_| Error::mismatch("the Gram matrix of the users", d * d, space.user_gram.len()))?;
+    let length = config.prediction_length * space.typical_norm;
     let by_track = data.by_user.transpose();
     let mut report = Report::default();
     let mut changes = Vec::new();
@@ -162,13 +163,12 @@ pub fn hand_over_all(
                 for (mut to, &user) in listeners.outer_iter_mut().zip(who) {
                     to.assign(&users.row(user as usize));
                 }
-                let scaled: Vec<f32> = predicted.iter().map(|v| v * space.typical_norm).collect();
-                let y = hand_over(&scaled, gram.view(), listeners.view(), confidence, preference, config)?;
+                let scaled: Vec<f32> = predicted.iter().map(|v| v * length).collect();
+                let ridge = space.track_ridge.at(who.len());
+                let y = hand_over(&scaled, gram.view(), ridge, listeners.view(), confidence, preference, config)?;
                 Some((y, Source::HandedOver))
             }
-            (Some(predicted), None) => {
-                Some((predicted.iter().map(|v| v * space.typical_norm).collect(), Source::Predicted))
-            }
+            (Some(predicted), None) => Some((predicted.iter().map(|v| v * length).collect(), Source::Predicted)),
             (None, _) => rows.get(&track.id).map(|&row| (factors.track_factors.row(row).to_vec(), Source::Learned)),
         };
         let Some((raw, source)) = served else { continue };

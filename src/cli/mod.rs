@@ -84,7 +84,7 @@ enum Verb {
     Embed(embed::Args),
     /// Learns track and listener factors from plays, skips, likes and playlist adds (implicit ALS).
     Factorize(factorize::Args),
-    /// Factors for and from implicit, Spark, LightFM and NumPy.
+    /// Aligns factors with earlier ones; factors for and from implicit, Spark, LightFM and NumPy.
     Factors(factors::Args),
     /// Trains the network to predict factors from sound.
     Train(train::Args),

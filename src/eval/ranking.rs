@@ -65,7 +65,6 @@ pub struct ListScores {
 
 /// What one listener's scores come to.
 struct Listener {
-    list: Vec<u32>,
     /// Recall, NDCG, average precision and popularity, for each length.
     at: Vec<[f64; 4]>,
     auc: Option<f64>,
@@ -186,23 +185,23 @@ impl RankingTask {
                 let scores = scores.to_slice().expect("in standard layout");
                 self.listener(number * block + i, scores, lengths, longest, &percentiles)
             };
-            let listeners: Vec<Listener> = scores.rows().into_iter().enumerate().map(of).collect::<Result<_>>()?;
+            let measured = scores.rows().into_iter().enumerate().map(of).collect::<Result<Vec<_>>>()?;
             // Sums of whole numbers: the order of the blocks does not show.
             let mut exposures = exposures.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            for (i, listener) in listeners.iter().enumerate() {
+            for (i, (_, list)) in measured.iter().enumerate() {
                 for (exposure, &k) in exposures.iter_mut().zip(lengths) {
-                    exposure.show(number * block + i, &listener.list[..k.min(listener.list.len())]);
+                    exposure.show(number * block + i, &list[..k.min(list.len())]);
                 }
             }
             drop(exposures);
             progress(users.len());
-            Ok(listeners.into_iter().map(|l| (l.at, l.auc)).collect::<Vec<_>>())
+            Ok(measured.into_iter().map(|(listener, _)| listener).collect())
         });
-        let blocks: Vec<Vec<(Vec<[f64; 4]>, Option<f64>)>> = blocks.collect::<Result<_>>()?;
-        let listeners: Vec<_> = blocks.into_iter().flatten().collect();
+        let blocks: Vec<Vec<Listener>> = blocks.collect::<Result<_>>()?;
+        let listeners: Vec<Listener> = blocks.into_iter().flatten().collect();
         let exposures = exposures.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
         let mean = |length: usize, metric: usize| {
-            mean_se(&listeners.iter().map(|(at, _)| at[length][metric]).collect::<Vec<_>>())
+            mean_se(&listeners.iter().map(|listener| listener.at[length][metric]).collect::<Vec<_>>())
         };
         let at = (lengths.iter().zip(&exposures).enumerate())
             .map(|(i, (&k, exposure))| ListScores {
@@ -215,10 +214,11 @@ impl RankingTask {
                 gini: exposure.gini(),
             })
             .collect();
-        let aucs: Vec<f64> = listeners.iter().filter_map(|(_, auc)| *auc).collect();
+        let aucs: Vec<f64> = listeners.iter().filter_map(|listener| listener.auc).collect();
         Ok(RankingScores { at, auc: mean_se(&aucs), users: listeners.len() })
     }
 
+    /// Listener number `i` of `users`, and the longest list.
     fn listener(
         &self,
         i: usize,
@@ -226,7 +226,7 @@ impl RankingTask {
         lengths: &[usize],
         longest: usize,
         percentiles: &[f64],
-    ) -> Result<Listener> {
+    ) -> Result<(Listener, Vec<u32>)> {
         let (user, relevant) = (self.users[i], &self.relevant[i]);
         if scores.iter().any(|s| s.is_nan()) {
             let name = &self.train.users.names()[user as usize];
@@ -244,7 +244,8 @@ impl RankingTask {
                 popularity,
             ]
         };
-        Ok(Listener { at: lengths.iter().map(of).collect(), auc: auc(scores, relevant, met), list })
+        let at = lengths.iter().map(of).collect();
+        Ok((Listener { at, auc: auc(scores, relevant, met) }, list))
     }
 }
 

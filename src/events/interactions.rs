@@ -540,6 +540,18 @@ mod tests {
     }
 
     #[test]
+    fn a_log_that_came_twice_is_twice_the_plays_and_no_other_mark() {
+        let config = ConfidenceConfig { alpha: 1.0, half_life_days: 0.0, ..ConfidenceConfig::default() };
+        let once = [play(1, "u", "a"), event(1, "u", "a", Action::Like, 1.0), event(1, "u", "b", Action::Dislike, 1.0)];
+        let twice = once.iter().chain(&once).cloned();
+        let (once, twice) = (interactions(once.clone().into_iter(), &config, None), interactions(twice, &config, None));
+        let (once, twice) = (once.unwrap(), twice.unwrap());
+        assert_eq!((pair(&once, "u", "a"), pair(&twice, "u", "a")), (Some((4.0, 1.0)), Some((5.0, 1.0))));
+        assert_eq!((pair(&once, "u", "b"), pair(&twice, "u", "b")), (Some((6.0, 0.0)), Some((6.0, 0.0))));
+        assert_eq!(once.plays, [1, 0], "a song that was only disliked has no listener");
+    }
+
+    #[test]
     fn retaining_tracks_drops_the_listeners_who_met_no_other() {
         let events =
             [play(1, "ann", "a"), play(1, "bob", "b"), event(1, "cem", "a", Action::Skip, 1.0), play(1, "cem", "b")];

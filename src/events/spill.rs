@@ -159,7 +159,7 @@ mod tests {
 
     #[test]
     fn records_come_back_in_order_however_few_fit_into_memory() {
-        let records: Vec<u128> = (0..5000u128).map(|i| i * 0x9e37_79b9_7f4a_7c15 % 4099 << 64 | i % 3).collect();
+        let records: Vec<u128> = (0..5000u128).map(|i| ((i * 0x9e37_79b9_7f4a_7c15 % 4099) << 64) | (i % 3)).collect();
         let mut expected = records.clone();
         expected.sort_unstable();
         let dir = tempfile::tempdir().unwrap();

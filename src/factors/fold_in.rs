@@ -69,9 +69,10 @@ impl FoldIn {
             return Err(Error::mismatch("candidate and Gram matrix", expected, candidate.len()));
         }
         let (rows, indices) = (Rows::of(vectors), numbers(vectors));
-        let entries = Entries { rows: &rows, indices: &indices, confidence, target: preference };
+        let nothing = vec![0.0; preference.len()];
+        let entries = Entries { rows: &rows, indices: &indices, confidence, target: &nothing };
         let mut solver = WeightedRidge::new(self.dimensions());
-        let through = solver.apply_inverse(&self.gram, self.ridge.at(confidence.len()), entries, candidate)?;
+        let through = solver.solve_with(&self.gram, self.ridge.at(confidence.len()), entries, candidate)?;
         let weights = confidence.iter().zip(preference);
         Ok(weights.enumerate().map(|(i, (c, p))| c * p * dot(rows.row(i), through)).collect())
     }

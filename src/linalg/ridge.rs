@@ -90,13 +90,13 @@ impl WeightedRidge {
         self.substitute()
     }
 
-    /// `A⁻¹v` `[d]`.
+    /// `A⁻¹(b + v)` `[d]`: with a pull `v` beside the entries', as a prior has.
     ///
     /// # Errors
     /// As [`WeightedRidge::solve`].
-    pub fn apply_inverse(&mut self, gram: &Gram, ridge: f32, entries: Entries, v: &[f32]) -> Result<&[f32]> {
+    pub fn solve_with(&mut self, gram: &Gram, ridge: f32, entries: Entries, v: &[f32]) -> Result<&[f32]> {
         self.assemble(gram, entries);
-        self.b.iter_mut().zip(v).for_each(|(b, &v)| *b = v.into());
+        self.b.iter_mut().zip(v).for_each(|(b, &v)| *b += f64::from(v));
         self.factorise(ridge)?;
         Ok(self.substitute()?.0)
     }
@@ -476,8 +476,8 @@ fn lane_sums<S: Simd, const K: usize>(simd: S, y: &[[S::f32s; K]], x: &[[S::f32s
         }
     }
     let mut sum = sums[0];
-    for k in 1..K {
-        sum = simd.add_f32s(sum, sums[k]);
+    for more in &sums[1..] {
+        sum = simd.add_f32s(sum, *more);
     }
     sum
 }

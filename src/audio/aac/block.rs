@@ -12,13 +12,13 @@
 
 use symphonia::core::errors::{Error, Result};
 
-use super::bits::Bits;
 use super::config::{HE_AAC, program};
 use super::filterbank::Windows;
 use super::noise;
 use super::rates::Rate;
 use super::shaping::{needed, shape};
 use super::stream::{Bands, CUT_SHORT, LINES, Layout, SHORT_LINES, Shape, Stream, scale};
+use crate::audio::bits::Bits;
 
 /// Channel elements of a packet: 16 each of four kinds. More are damage, and would make a packet slow.
 const MAX_ELEMENTS: usize = 64;
@@ -96,7 +96,7 @@ impl Reader {
     /// Reads a packet; how many channels were added up.
     pub fn read(&mut self, data: &[u8], extent: &Extent) -> Result<usize> {
         self.sums_used = 0;
-        let mut at = Progress { bits: Bits::new(data), extent, channels: 0, heard: 0 };
+        let mut at = Progress { bits: Bits::new(data, 0), extent, channels: 0, heard: 0 };
         let mut elements = 0;
         while at.bits.left() >= 3 && !at.are_last(0) {
             let kind = at.bits.read(3);

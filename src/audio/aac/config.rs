@@ -2,8 +2,8 @@
 
 use symphonia::core::errors::{Error, Result};
 
-use super::bits::Bits;
 use super::rates::BY_INDEX;
+use crate::audio::bits::Bits;
 
 /// The error for what adds half of its bandwidth by a method that we lack. What lies in its core alone sounds like
 /// another song.
@@ -19,7 +19,7 @@ pub(super) struct Config {
 
 impl Config {
     pub fn parse(bytes: &[u8]) -> Result<Config> {
-        let mut bits = Bits::new(bytes);
+        let mut bits = Bits::new(bytes, 0);
         let kind = object_type(&mut bits);
         let rate = match bits.read(4) as usize {
             15 => bits.read(24),
@@ -120,7 +120,12 @@ fn a_configuration_is_read_or_refused_by_its_name() {
         Err(Error::Unsupported(what)) => what,
         other => panic!("{other:?}"),
     };
-    for he_aac in [&[0x2b, 0x92, 0x08, 0x00][..], &[0xeb, 0x92, 0x08, 0x00], &[0x13, 0x90, 0x56, 0xe5, 0xa0]] {
+    for he_aac in [
+        &[0x2b, 0x92, 0x08, 0x00][..],
+        &[0xeb, 0x92, 0x08, 0x00],
+        &[0xeb, 0x8a, 0x08, 0x00],
+        &[0x13, 0x90, 0x56, 0xe5, 0xa0],
+    ] {
         assert_eq!(refused(he_aac), "aac: HE-AAC (spectral band replication)");
     }
     assert_eq!(refused(&[0x0a, 0x10]), "aac: AAC Main");

@@ -9,8 +9,8 @@
 
 use std::sync::LazyLock;
 
-use super::bits::Bits;
 use super::codebooks::{Codebook, SCALE_FACTORS, SPECTRUM};
+use crate::audio::bits::Bits;
 
 /// Bits looked up at first. Of 9 to 12 the fastest by 1 to 5 %: smaller tables miss the longer codes, larger ones the
 /// cache.
@@ -252,7 +252,7 @@ impl Tables {
 /// the highest. Two of up to 21 bits fit behind a code without a refill.
 #[inline(always)]
 fn escape(bits: &mut Bits) -> Option<usize> {
-    let ones = bits.leading_ones();
+    let ones = bits.window().leading_ones();
     if ones > 8 {
         return None;
     }
@@ -265,22 +265,7 @@ fn escape(bits: &mut Bits) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Writes bits, most significant first.
-    struct Writer {
-        bytes: Vec<u8>,
-        at: usize,
-    }
-
-    impl Writer {
-        fn put(&mut self, value: u32, bits: u32) {
-            for i in (0..bits).rev() {
-                self.bytes.resize(self.at / 8 + 1, 0);
-                self.bytes[self.at / 8] |= ((value >> i & 1) as u8) << (7 - self.at % 8);
-                self.at += 1;
-            }
-        }
-    }
+    use crate::audio::testing::Writer;
 
     fn number(state: &mut u32) -> u32 {
         *state = state.wrapping_mul(1664525).wrapping_add(1013904223);
@@ -295,7 +280,7 @@ mod tests {
         let mut state = 1;
         for (book, (n, largest, signed)) in (1u8..).zip(shapes) {
             let codes: Vec<_> = SPECTRUM[usize::from(book) - 1].codes().collect();
-            let (mut writer, mut expected) = (Writer { bytes: vec![], at: 0 }, vec![]);
+            let (mut writer, mut expected) = (Writer::default(), vec![]);
             // Often enough that each symbol is likely to be among them.
             for _ in 0..4000 {
                 let values: Vec<i32> = (0..n)
@@ -314,28 +299,28 @@ mod tests {
                     }
                 });
                 let &(_, code, bits) = codes.iter().find(|c| i32::from(c.0) == symbol).unwrap();
-                writer.put(code, bits);
+                writer.put(i64::from(code), bits);
                 if signed == 0 {
-                    values.iter().filter(|&&v| v != 0).for_each(|&v| writer.put(u32::from(v < 0), 1));
+                    values.iter().filter(|&&v| v != 0).for_each(|&v| writer.put(i64::from(v < 0), 1));
                 }
                 for v in values.iter().map(|v| v.unsigned_abs()).filter(|&v| largest == 8191 && v >= 16) {
                     let beyond = v.ilog2() - 4;
                     writer.put((1 << (beyond + 1)) - 2, beyond + 1);
-                    writer.put(v - (16 << beyond), beyond + 4);
+                    writer.put(i64::from(v) - (16 << beyond), beyond + 4);
                 }
                 expected.extend(values.iter().map(|&v| v as f32));
             }
-            let mut bits = Bits::new(&writer.bytes);
+            let mut bits = Bits::new(&writer.bytes, 0);
             let mut read = vec![0.0; expected.len()];
             assert!(TABLES.read(&mut bits, book, &mut read));
-            assert_eq!(bits.position(), writer.at);
+            assert_eq!(bits.position(), writer.bits);
             for (read, expected) in read.iter().zip(&expected) {
                 let wanted = expected.signum() * expected.abs().powf(4.0 / 3.0);
                 assert!((read - wanted).abs() <= 1e-5 * wanted.abs(), "book {book}: {read}, expected {wanted}");
             }
-            let mut bits = Bits::new(&writer.bytes);
+            let mut bits = Bits::new(&writer.bytes, 0);
             assert!(TABLES.pass_over(&mut bits, book, expected.len()));
-            assert_eq!(bits.position(), writer.at);
+            assert_eq!(bits.position(), writer.bits);
         }
     }
 
@@ -343,7 +328,7 @@ mod tests {
     fn a_difference_of_scale_factors_is_read_back() {
         for (symbol, code, length) in SCALE_FACTORS.codes() {
             let bytes = (code << (32 - length)).to_be_bytes();
-            let mut bits = Bits::new(&bytes);
+            let mut bits = Bits::new(&bytes, 0);
             assert_eq!(TABLES.difference(&mut bits), i32::from(symbol) - 60);
             assert_eq!(bits.position() as u32, length);
         }
@@ -354,11 +339,11 @@ mod tests {
         let mut values = [0.0; 64];
         // The code of (16, 16) and two signs; then ones that do not end.
         let &(_, code, length) = &SPECTRUM[10].codes().find(|c| c.0 == 288).unwrap();
-        let mut writer = Writer { bytes: vec![], at: 0 };
-        writer.put(code, length);
+        let mut writer = Writer::default();
+        writer.put(i64::from(code), length);
         writer.put(0, 2);
-        (0..20).for_each(|_| writer.put(u32::MAX, 32));
-        assert!(!TABLES.read(&mut Bits::new(&writer.bytes), 11, &mut values));
-        assert!(!TABLES.pass_over(&mut Bits::new(&writer.bytes), 11, 64));
+        (0..20).for_each(|_| writer.put(-1, 32));
+        assert!(!TABLES.read(&mut Bits::new(&writer.bytes, 0), 11, &mut values));
+        assert!(!TABLES.pass_over(&mut Bits::new(&writer.bytes, 0), 11, 64));
     }
 }

@@ -17,7 +17,6 @@
 //! Frames that are to be trimmed are counted at the source's rate. Kept are the samples that lie among the frames that
 //! are kept: an odd count loses the half from the beginning of a packet, and not from its end.
 
-mod bits;
 mod block;
 mod codebooks;
 mod config;
@@ -47,21 +46,20 @@ use filterbank::Filterbank;
 use rates::Rate;
 use stream::{LINES, Sequence};
 
-/// The lowest rate that is halved: half of it still holds all that is heard, up to 11,025 Hz.
-const HALVED_FROM: u32 = 44_100;
+use super::half::{HALVED_FROM, output_rate, reduction};
+
 /// Packets that are read to their end, to see whether spectral band replication follows the channels: the first ones
 /// after a reset or an error, and then one of every so many, since recorded streams change. Where there is replication
 /// each packet has its part, and so each is refused.
 const FIRST_WHOLE: u64 = 8;
 const WHOLE_EVERY: u64 = 64;
 
-/// Hz that a stream of `source_rate` Hz is decoded to.
-pub fn output_rate(source_rate: u32) -> u32 {
-    source_rate / reduction(source_rate) as u32
-}
-
-fn reduction(source_rate: u32) -> usize {
-    if source_rate >= HALVED_FROM && source_rate.is_multiple_of(2) { 2 } else { 1 }
+/// Whether a stream with this AudioSpecificConfig is one that a decoder of AAC-LC decodes, all of it.
+///
+/// # Errors
+/// `Unsupported`, naming its kind, or `DecodeError`.
+pub fn check(config: &[u8]) -> Result<()> {
+    Config::parse(config).map(|_| ())
 }
 
 /// The symphonia decoder. It gives one plane at [`output_rate`].

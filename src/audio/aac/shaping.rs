@@ -2,8 +2,8 @@
 
 use symphonia::core::errors::{Error, Result};
 
-use super::bits::Bits;
 use super::stream::{LINES, Layout, SHORT_LINES};
+use crate::audio::bits::Bits;
 
 /// The highest order of any profile; low complexity has 12.
 const ORDER: usize = 20;

@@ -5,11 +5,11 @@ use std::ops::Range;
 
 use symphonia::core::errors::{Error, Result};
 
-use super::bits::Bits;
 use super::huffman::TABLES;
 use super::noise;
 use super::rates::Rate;
 use super::shaping::{Filter, read_filters};
+use crate::audio::bits::Bits;
 
 /// Lines of a frame.
 pub(super) const LINES: usize = 1024;

@@ -281,13 +281,6 @@ fn what_is_trimmed_is_counted_in_frames_of_the_source() {
 }
 
 #[test]
-fn the_rate_is_halved_where_half_holds_all_that_is_heard() {
-    for (source, output) in [(96_000, 48_000), (48_000, 24_000), (44_100, 22_050), (44_101, 44_101), (32_000, 32_000)] {
-        assert_eq!(output_rate(source), output);
-    }
-}
-
-#[test]
 fn damage_is_an_error_or_sound_and_the_decoder_goes_on() {
     let mut state = 1u64;
     let mut number = move || {

@@ -13,23 +13,7 @@ use super::FlacDecoder;
 use super::crc::{crc8, crc16};
 use super::header::Channels;
 use super::predict::MAX_ORDER;
-
-/// An arbitrary sequence, the same each time (xorshift, Marsaglia 2003).
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    /// From `low` to `high`, inclusive.
-    fn between(&mut self, low: i64, high: i64) -> i64 {
-        low + (self.roll() >> 1) as i64 % (high - low + 1)
-    }
-}
+use crate::audio::testing::{Dice, Writer};
 
 fn decoder(channels: u64, bits: u64) -> FlacDecoder {
     let mut block = [0u8; 34];
@@ -93,25 +77,7 @@ fn the_first_example_of_the_standard() {
     }
 }
 
-/// Bits, most significant first.
-#[derive(Default)]
-struct Writer {
-    bytes: Vec<u8>,
-    bits: usize,
-}
-
 impl Writer {
-    /// The low `n` bits of `value`.
-    fn put(&mut self, value: i64, n: u32) {
-        for i in (0..n).rev() {
-            if self.bits.is_multiple_of(8) {
-                self.bytes.push(0);
-            }
-            self.bytes[self.bits / 8] |= ((value >> i & 1) as u8) << (7 - self.bits % 8);
-            self.bits += 1;
-        }
-    }
-
     fn unary(&mut self, zeros: i64) {
         (0..zeros).for_each(|_| self.put(0, 1));
         self.put(1, 1);

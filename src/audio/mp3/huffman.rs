@@ -12,9 +12,9 @@
 use std::sync::LazyLock;
 
 use super::bands::LINES;
-use super::bits::Bits;
 use super::books::{BOOKS, FOURS, LINBITS};
 use super::side::Channel;
+use crate::audio::bits::Bits;
 
 /// Lines, with room for the last four to begin at the last line.
 pub type Lines = [f32; LINES + 8];
@@ -180,7 +180,7 @@ pub fn read(bits: &mut Bits<'_>, channel: &Channel, end: usize, limit: usize, li
         while at < fours_end && bits.position() < end {
             bits.refill();
             let entry = table[bits.peek(FOURS_BITS)];
-            bits.skip(u32::from(entry & 255));
+            bits.consume(u32::from(entry & 255));
             if bits.position() > end {
                 break;
             }
@@ -221,7 +221,7 @@ fn read_pairs(bits: &mut Bits<'_>, codes: &Codes, book: &Book, extra: u32, end: 
                 f32::from_bits(codes.power[number as usize & 15].to_bits() ^ sign)
             };
             *pair = [value(entry >> 28, entry >> 8), value(entry >> 24, entry >> 16)];
-            here.skip(entry & 63);
+            here.consume(entry & 63);
         }
     }
     *bits = here;
@@ -234,18 +234,18 @@ fn read_long<'a>(mut bits: Bits<'a>, codes: &Codes, book: &Book, entry: Entry, e
     let more = entry >> 8 & 255;
     let tail = bits.peek(book.index_bits + more) & ((1 << more) - 1);
     let word = book.rest[(entry >> 16) as usize + tail];
-    bits.skip(u32::from(word >> 8));
+    bits.consume(u32::from(word >> 8));
     let pair = [usize::from(word >> 4 & 15), usize::from(word & 15)].map(|mut number| {
         if number == 15 && extra > 0 {
             number += bits.peek(extra);
-            bits.skip(extra);
+            bits.consume(extra);
         }
         if number == 0 {
             return 0.0;
         }
         let value = codes.power[number];
         let negative = bits.peek(1) == 1;
-        bits.skip(1);
+        bits.consume(1);
         if negative { -value } else { value }
     });
     (pair, bits)

@@ -16,7 +16,6 @@
 //! Layers I and II are left to symphonia.
 
 mod bands;
-mod bits;
 mod books;
 mod header;
 mod huffman;
@@ -40,7 +39,6 @@ use symphonia::core::errors::{Error, Result};
 use symphonia::core::packet::PacketRef;
 
 use bands::{Block, LINES, Layout};
-use bits::Bits;
 use header::Header;
 use huffman::Lines;
 use hybrid::{Hybrid, SLOTS, Subbands};
@@ -48,10 +46,8 @@ use polyphase::Polyphase;
 use reservoir::Reservoir;
 use side::{Scale, Side};
 
-/// The rate (Hz) at which a file of `source_rate` is decoded: half of 44.1 and 48 kHz, others as they are.
-pub fn output_rate(source_rate: u32) -> u32 {
-    if source_rate > 32_000 { source_rate / 2 } else { source_rate }
-}
+use super::bits::Bits;
+use super::half::output_rate;
 
 /// The symphonia decoder. One plane comes out, the mean of the channels, at [`output_rate`].
 ///
@@ -217,7 +213,10 @@ fn trimmed(start: u64, end: u64, step: usize, phase: usize, frames: usize) -> (u
     (samples_before(limit(start)), frames / step - samples_before(frames - limit(end)))
 }
 
-/// For each granule the bits where its channels begin and where the last one ends, `None` for one that begins among the
+/// For each granule the bits where its channels begin and where the last one ends.
+type Spans = [Option<[usize; 3]>; 2];
+
+/// The [`Spans`] of a frame, `None` for one that begins among the
 /// `missing` bytes at the beginning of the frame's main data; and how many bits of main data there are, these included.
 /// `length` bytes are there, from which the bits are counted.
 fn spans(
@@ -225,7 +224,7 @@ fn spans(
     side: &Side,
     missing: usize,
     length: usize,
-) -> std::result::Result<([Option<[usize; 3]>; 2], usize), &'static str> {
+) -> std::result::Result<(Spans, usize), &'static str> {
     let missing = 8 * missing;
     let mut spans = [None; 2];
     let mut at = 0;

@@ -1,8 +1,8 @@
 //! Side information (ISO 11172-3, 2.4.1.7; ISO 13818-3, 2.4.1.7) and scale factors.
 
 use super::bands::{Block, LINES, Layout};
-use super::bits::Bits;
 use super::header::Header;
+use crate::audio::bits::Bits;
 
 /// Bands of a granule have at most this many scale factors.
 pub const BANDS: usize = 39;
@@ -53,9 +53,9 @@ impl Side {
     pub fn parse(header: &Header, bytes: &[u8]) -> Result<Side, &'static str> {
         let mut bits = Bits::new(bytes, 0);
         let two = header.channels == 2;
-        let main_data_begin = bits.take(if header.low { 8 } else { 9 });
+        let main_data_begin = bits.read(if header.low { 8 } else { 9 }) as usize;
         // Private bits.
-        bits.take(match (header.low, two) {
+        bits.read(match (header.low, two) {
             (false, false) => 5,
             (false, true) => 3,
             (true, false) => 1,
@@ -121,7 +121,7 @@ impl Side {
         for group in self.groups(header, granule, channel) {
             for i in band..band + usize::from(group.count) {
                 if !group.shared {
-                    scale.factor[i] = bits.take(u32::from(group.bits)) as u8;
+                    scale.factor[i] = bits.read(u32::from(group.bits)) as u8;
                     // The highest number that fits is no position (ISO 13818-3, 2.4.3.2; encoders spend a bit more to
                     // avoid it, though some decoders know only 7 or 31); without bits there is nothing to tell it by.
                     scale.highest[i] = if header.low { (1u16 << group.bits).saturating_sub(1) as u8 } else { 7 };
@@ -220,19 +220,19 @@ impl Channel {
     }
 
     fn parse(header: &Header, index: usize, bits: &mut Bits<'_>) -> Result<Channel, &'static str> {
-        let length = bits.take(12);
-        let pairs_end = 2 * bits.take(9);
+        let length = bits.read(12) as usize;
+        let pairs_end = 2 * bits.read(9) as usize;
         if pairs_end > LINES {
             return Err("mp3: more than 576 lines");
         }
-        let global_gain = bits.take(8) as u8;
-        let scalefac_compress = bits.take(if header.low { 9 } else { 4 });
+        let global_gain = bits.read(8) as u8;
+        let scalefac_compress = bits.read(if header.low { 9 } else { 4 }) as usize;
         let mut tables = [0; 3];
         let mut subblock_gain = [0; 3];
         let block;
         let regions;
         if bits.flag() {
-            let kind = bits.take(2);
+            let kind = bits.read(2);
             let mixed = bits.flag();
             block = match kind {
                 1 => Block::Start { mixed },
@@ -240,15 +240,15 @@ impl Channel {
                 3 => Block::Stop { mixed },
                 _ => return Err("mp3: forbidden block type"),
             };
-            tables[0] = bits.take(5) as u8;
-            tables[1] = bits.take(5) as u8;
-            subblock_gain = std::array::from_fn(|_| bits.take(3) as u8);
+            tables[0] = bits.read(5) as u8;
+            tables[1] = bits.read(5) as u8;
+            subblock_gain = std::array::from_fn(|_| bits.read(3) as u8);
             regions = [Layout::region_one(header.rate_index, block), LINES];
         } else {
             block = Block::Long;
-            tables = std::array::from_fn(|_| bits.take(5) as u8);
-            let one = bits.take(4) + 1;
-            let two = one + bits.take(3) + 1;
+            tables = std::array::from_fn(|_| bits.read(5) as u8);
+            let one = bits.read(4) as usize + 1;
+            let two = one + bits.read(3) as usize + 1;
             regions = [Layout::long_edge(header.rate_index, one), Layout::long_edge(header.rate_index, two)];
         }
         // At the low rates the lengths of the scale factors say it, except where they are positions.
@@ -265,7 +265,7 @@ impl Channel {
             regions,
             preflag,
             scalefac_scale: bits.flag(),
-            count1table_select: bits.take(1),
+            count1table_select: bits.read(1) as usize,
         })
     }
 }

@@ -12,21 +12,8 @@ use symphonia::core::units::{Duration, Timestamp};
 use super::super::FrontEnd;
 use super::super::mel::LogMel;
 use super::super::resample::Resampler;
+use super::super::testing::{Dice, Writer};
 use super::*;
-
-/// A generator of numbers that are the same in every run.
-struct Dice(u64);
-
-impl Dice {
-    fn bits(&mut self, n: u32) -> u64 {
-        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        if n == 0 { 0 } else { self.0 >> (64 - n) }
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        (self.bits(32) as usize * n) >> 32
-    }
-}
 
 fn parameters() -> AudioCodecParameters {
     let mut parameters = AudioCodecParameters::new();
@@ -199,28 +186,6 @@ fn after_a_seek_it_is_soon_as_if_nothing_had_happened() {
     }
 }
 
-/// Writes bits, most significant first.
-#[derive(Default)]
-struct Writer {
-    bytes: Vec<u8>,
-    length: usize,
-}
-
-impl Writer {
-    fn put(&mut self, n: u32, value: u64) -> u64 {
-        for i in (0..n).rev() {
-            if self.length.is_multiple_of(8) {
-                self.bytes.push(0);
-            }
-            if let Some(last) = self.bytes.last_mut() {
-                *last |= ((value >> i & 1) as u8) << (7 - self.length % 8);
-            }
-            self.length += 1;
-        }
-        value
-    }
-}
-
 /// What frames of a stream have in common.
 #[derive(Clone, Copy, Debug)]
 struct Kind {
@@ -261,11 +226,11 @@ fn random_frame(kind: Kind, dice: &mut Dice, left: &mut usize) -> Vec<u8> {
 
     let mut side = Writer::default();
     let begin = dice.below((*left).min(if low { 255 } else { 511 }) + 1);
-    side.put(if low { 8 } else { 9 }, begin as u64);
-    side.put([[5, 3], [1, 2]][usize::from(low)][channels - 1], 0);
+    side.put(begin as i64, if low { 8 } else { 9 });
+    side.put(0, [[5, 3], [1, 2]][usize::from(low)][channels - 1]);
     if !low {
         for _ in 0..channels {
-            side.put(4, dice.bits(4));
+            side.put(dice.bits(4), 4);
         }
     }
     // symphonia refuses a frame whose last code runs over the last byte; eight bytes are left to it.
@@ -273,7 +238,7 @@ fn random_frame(kind: Kind, dice: &mut Dice, left: &mut usize) -> Vec<u8> {
     let mut used = 0;
     for granule in 0..granules {
         // Joint stereo wants the same block in both channels.
-        let kinds = [0, 1].map(|_| if dice.below(3) == 0 { 0 } else { dice.below(4) as u64 });
+        let kinds = [0, 1].map(|_| if dice.below(3) == 0 { 0 } else { dice.below(4) as i64 });
         for channel in 0..channels {
             let block = if kind.mode == 1 { kinds[0] } else { kinds[channel] };
             let parts = (granules - granule) * channels - channel;
@@ -281,18 +246,18 @@ fn random_frame(kind: Kind, dice: &mut Dice, left: &mut usize) -> Vec<u8> {
             let bits = (budget / parts).min(4095) * (1 + dice.below(3)) / 3;
             budget -= bits;
             used += bits;
-            side.put(12, bits as u64);
+            side.put(bits as i64, 12);
             let pairs = if dice.below(2) == 0 { 40 } else { 289 };
-            side.put(9, dice.below(pairs) as u64);
-            side.put(8, 120 + dice.bits(5));
+            side.put(dice.below(pairs) as i64, 9);
+            side.put(120 + dice.bits(5), 8);
             if low {
                 // Now and then with preflag.
-                side.put(9, if dice.below(4) == 0 { 500 + dice.bits(3) } else { dice.below(500) as u64 });
+                side.put(if dice.below(4) == 0 { 500 + dice.bits(3) } else { dice.below(500) as i64 }, 9);
             } else {
                 // Positions of intensity stereo up to 3, so that none is the forbidden one.
                 let intensity = channel == 1 && kind.extension & 1 == 1;
                 let few = [0, 1, 2, 5, 6, 8, 9];
-                side.put(4, if intensity { few[dice.below(few.len())] } else { dice.bits(4) });
+                side.put(if intensity { few[dice.below(few.len())] } else { dice.bits(4) }, 4);
             }
             let table = |dice: &mut Dice| {
                 let tables = [0, 1, 2, 3, 5, 6, 7, 8, 9, 10, 11, 12, 13, 15];
@@ -300,24 +265,24 @@ fn random_frame(kind: Kind, dice: &mut Dice, left: &mut usize) -> Vec<u8> {
                 if dice.below(3) == 0 { 16 + dice.bits(4) } else { tables[dice.below(tables.len())] }
             };
             if block == 0 {
-                side.put(1, 0);
+                side.put(0, 1);
                 for _ in 0..3 {
-                    side.put(5, table(dice));
+                    side.put(table(dice), 5);
                 }
-                side.put(7, dice.bits(7));
+                side.put(dice.bits(7), 7);
             } else {
                 side.put(1, 1);
-                side.put(2, block);
-                side.put(1, 0);
+                side.put(block, 2);
+                side.put(0, 1);
                 for _ in 0..2 {
-                    side.put(5, table(dice));
+                    side.put(table(dice), 5);
                 }
-                side.put(9, dice.bits(9));
+                side.put(dice.bits(9), 9);
             }
             if !low {
-                side.put(1, dice.bits(1));
+                side.put(dice.bits(1), 1);
             }
-            side.put(2, dice.bits(2));
+            side.put(dice.bits(2), 2);
         }
     }
     assert_eq!(side.bytes.len(), parsed.side_bytes());
@@ -521,5 +486,4 @@ fn the_rate_is_the_one_of_the_frame_header() {
             .collect();
         assert!(!rates.is_empty() && rates.iter().all(|&rate| rate == expected), "{rates:?}, not {expected}");
     }
-    assert_eq!([8000, 22_050, 32_000, 44_100, 48_000].map(output_rate), [8000, 22_050, 32_000, 22_050, 24_000]);
 }

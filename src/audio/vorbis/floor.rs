@@ -133,7 +133,7 @@ impl Floor {
             let (left, right) = point.neighbours;
             // On the line between the neighbours (section 9.2.6).
             let rise = values[right] - values[left];
-            let way = (u64::from(rise.unsigned_abs()) * point.share >> 32) as i32;
+            let way = ((u64::from(rise.unsigned_abs()) * point.share) >> 32) as i32;
             let predicted = values[left] + if rise < 0 { -way } else { way };
             let value = values[i];
             if value == 0 {
@@ -300,7 +300,7 @@ fn lines_are_drawn_as_the_standard_draws_them() {
             assert_eq!(sum[width as usize..], [AMPLITUDES[to as usize]; 3]);
             // The points between are predicted likewise (section 9.2.6).
             for x in 0..width.min(300) {
-                let predicted = ((to - from).unsigned_abs() as u64 * ratio(x, width) >> 32) as i32;
+                let predicted = (((to - from).unsigned_abs() as u64 * ratio(x, width)) >> 32) as i32;
                 assert_eq!(predicted, (to - from).abs() * x / width);
             }
         }

@@ -43,15 +43,7 @@ use residue::{Extent, Scratch};
 use setup::Setup;
 use synthesis::Synthesis;
 
-/// The rate, in Hz, at which a source of `rate` Hz comes out: half, unless that leaves less than 22,050 Hz or half a
-/// hertz.
-pub fn output_rate(rate: u32) -> u32 {
-    rate / halving(rate) as u32
-}
-
-fn halving(rate: u32) -> usize {
-    if rate >= 44_100 && rate.is_multiple_of(2) { 2 } else { 1 }
-}
+use super::half::{output_rate, reduction};
 
 /// The symphonia decoder. Like symphonia's own it gives nothing for the first packet after a reset, whose first half
 /// lacks its predecessor; unlike it, it keeps to the standard's order where channels take part in several couplings.
@@ -63,7 +55,7 @@ pub struct VorbisDecoder {
     params: AudioCodecParameters,
     setup: Setup,
     /// Frames of the source to one of ours.
-    halving: usize,
+    reduction: usize,
     /// `[channel]`
     curves: Vec<Curve>,
     /// `[channel, line]`
@@ -81,8 +73,8 @@ impl VorbisDecoder {
     fn new(params: &AudioCodecParameters) -> Result<VorbisDecoder> {
         let extra = params.extra_data.as_deref().ok_or(Error::Unsupported("vorbis: no headers"))?;
         let setup = Setup::read(extra)?;
-        let halving = halving(setup.rate);
-        let kept = setup.lines.map(|lines| lines / halving);
+        let reduction = reduction(setup.rate);
+        let kept = setup.lines.map(|lines| lines / reduction);
         let spec = AudioSpec::new(output_rate(setup.rate), Channels::Discrete(1));
         Ok(VorbisDecoder {
             params: params.clone(),
@@ -93,7 +85,7 @@ impl VorbisDecoder {
             synthesis: Synthesis::new(kept, 1.0 / setup.channels as f64),
             buffer: AudioBuffer::new(spec, kept[1]),
             edge: setup.lines.map(|lines| edge(setup.rate, lines)),
-            halving,
+            reduction,
             setup,
         })
     }
@@ -113,7 +105,7 @@ impl VorbisDecoder {
             bits.read(2).ok_or(NOT_AUDIO)?;
         }
         let lines = setup.lines[usize::from(mode.long)];
-        let kept = lines / self.halving;
+        let kept = lines / self.reduction;
         let mapping = &setup.mappings[mode.mapping];
 
         for (curve, &submap) in self.curves.iter_mut().zip(&mapping.submap_of) {
@@ -223,7 +215,7 @@ impl AudioDecoder for VorbisDecoder {
             return Err(e);
         }
         let (start, end) = (packet.trim_start.get() as usize, packet.trim_end.get() as usize);
-        self.buffer.trim(start.div_ceil(self.halving), end / self.halving);
+        self.buffer.trim(start.div_ceil(self.reduction), end / self.reduction);
         Ok(self.buffer.as_generic_audio_buffer_ref())
     }
 

@@ -179,8 +179,9 @@ impl Residue {
                 let of_channel = classes[first * n + channel..].iter_mut().step_by(n);
                 of_channel.zip(word).for_each(|(class, of_word)| *class = *of_word);
             }
-            for at in first * n..(first + self.classes_per_word).min(end) * n {
-                partition(bits, 0, classes[at], at)?;
+            let read = first * n..(first + self.classes_per_word).min(end) * n;
+            for (at, &class) in read.clone().zip(&classes[read]) {
+                partition(bits, 0, class, at)?;
             }
         }
 

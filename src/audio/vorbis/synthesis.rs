@@ -10,77 +10,43 @@
 //! The first half is odd and the second even about its own centre, where it meets the neighbouring block. So of the
 //! block before K/2 numbers are kept, and each pair of numbers gives a pair of samples.
 
-use std::f64::consts::{FRAC_PI_2, PI};
-use std::sync::Arc;
+use std::f64::consts::FRAC_PI_2;
 
-use rustfft::num_complex::Complex;
-use rustfft::{Fft, FftPlanner};
+use crate::audio::dct::Dct4;
 
-/// The transform of blocks of one size.
-struct Transform {
-    /// DCT-IV of K lines by a Fourier transform of K/2 points.
-    fft: Arc<dyn Fft<f32>>,
-    /// `[K/2]`: √gain · exp(−πi (n + 1/8) / K), before and after.
-    twiddles: Vec<Complex<f32>>,
-    /// `[K]`: the rising half of the window of a block of this size.
+/// What blocks of one size need.
+struct Size {
+    dct: Dct4,
+    /// `[K]`: the rising half of the window.
     slope: Vec<f32>,
 }
 
-impl Transform {
-    fn new(lines: usize, gain: f64, planner: &mut FftPlanner<f32>) -> Transform {
-        let k = lines as f64;
-        let twiddle = |n: usize| {
-            let (sin, cos) = (-PI * (n as f64 + 0.125) / k).sin_cos();
-            Complex::new((gain.sqrt() * cos) as f32, (gain.sqrt() * sin) as f32)
+impl Size {
+    fn new(lines: usize, gain: f64) -> Size {
+        let window = |i: usize| {
+            let t = FRAC_PI_2 * (i as f64 + 0.5) / lines as f64;
+            (FRAC_PI_2 * t.sin().powi(2)).sin() as f32
         };
-        let window = |i: usize| (FRAC_PI_2 * (FRAC_PI_2 * (i as f64 + 0.5) / k).sin().powi(2)).sin() as f32;
-        Transform {
-            fft: planner.plan_fft_forward(lines / 2),
-            twiddles: (0..lines / 2).map(twiddle).collect(),
-            slope: (0..lines).map(window).collect(),
-        }
-    }
-
-    /// `u[n] = gain · Σ x[k] cos(π/K (n + ½)(k + ½))`, both `[K]`.
-    fn dct4(&self, x: &[f32], u: &mut [f32], buffer: &mut [Complex<f32>], scratch: &mut [Complex<f32>]) {
-        let k = self.slope.len();
-        let (x, u, buffer) = (&x[..k], &mut u[..k], &mut buffer[..k / 2]);
-        let (even, odd) = (x.iter().step_by(2), x.iter().rev().step_by(2));
-        for (((z, w), re), im) in buffer.iter_mut().zip(&self.twiddles).zip(even).zip(odd) {
-            *z = Complex::new(*re, *im) * w;
-        }
-        self.fft.process_with_scratch(buffer, scratch);
-        for (n, (z, w)) in buffer.iter().zip(&self.twiddles).enumerate() {
-            let y = z * w;
-            u[2 * n] = y.re;
-            u[k - 1 - 2 * n] = -y.im;
-        }
+        Size { dct: Dct4::new(lines, gain), slope: (0..lines).map(window).collect() }
     }
 }
 
 /// Overlaps the blocks of one channel.
 pub(super) struct Synthesis {
     /// Of short and of long blocks.
-    transforms: [Transform; 2],
+    sizes: [Size; 2],
     /// `u[0..K/2]` of the block before; empty at the beginning.
     before: Vec<f32>,
     u: Vec<f32>,
-    buffer: Vec<Complex<f32>>,
-    scratch: Vec<Complex<f32>>,
 }
 
 impl Synthesis {
     /// For blocks of these numbers of lines, powers of two from 16 on, the second not below the first.
     pub fn new(lines: [usize; 2], gain: f64) -> Synthesis {
-        let mut planner = FftPlanner::new();
-        let transforms = lines.map(|lines| Transform::new(lines, gain, &mut planner));
-        let scratch = transforms.iter().map(|t| t.fft.get_inplace_scratch_len()).max().unwrap_or(0);
         Synthesis {
-            transforms,
+            sizes: lines.map(|lines| Size::new(lines, gain)),
             before: Vec::with_capacity(lines[1] / 2),
             u: vec![0.0; lines[1]],
-            buffer: vec![Complex::default(); lines[1] / 2],
-            scratch: vec![Complex::default(); scratch],
         }
     }
 
@@ -92,19 +58,19 @@ impl Synthesis {
     /// How many samples [`next`](Self::next) will give: those from the centre of the block before to the centre of this
     /// one, none at the beginning.
     pub fn samples(&self, long: bool) -> usize {
-        if self.before.is_empty() { 0 } else { self.before.len() + self.transforms[usize::from(long)].slope.len() / 2 }
+        if self.before.is_empty() { 0 } else { self.before.len() + self.sizes[usize::from(long)].slope.len() / 2 }
     }
 
     /// Takes the spectrum of the next block, `[K]`, and writes `out`, [`samples`](Self::samples) long.
     pub fn next(&mut self, long: bool, spectrum: &[f32], out: &mut [f32]) {
-        let transform = &self.transforms[usize::from(long)];
-        let lines = transform.slope.len();
-        transform.dct4(spectrum, &mut self.u, &mut self.buffer, &mut self.scratch);
+        let size = &mut self.sizes[usize::from(long)];
+        let lines = size.slope.len();
+        size.dct.run(&spectrum[..lines], 1.0, &mut self.u[..lines]);
         let (keep, now) = self.u[..lines].split_at(lines / 2);
         if !self.before.is_empty() {
             // They overlap by half of the smaller block.
-            let long_slope = long && self.before.len() == self.transforms[1].slope.len() / 2;
-            overlap(&self.before, now, &self.transforms[usize::from(long_slope)].slope, out);
+            let long_slope = long && self.before.len() == self.sizes[1].slope.len() / 2;
+            overlap(&self.before, now, &self.sizes[usize::from(long_slope)].slope, out);
         }
         self.before.clear();
         self.before.extend_from_slice(keep);
@@ -130,6 +96,8 @@ fn overlap(before: &[f32], now: &[f32], slope: &[f32], out: &mut [f32]) {
 
 #[cfg(test)]
 mod tests {
+    use std::f64::consts::PI;
+
     use super::*;
 
     /// Numbers from −1 to 1.

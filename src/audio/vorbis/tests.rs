@@ -17,8 +17,8 @@ use symphonia::core::meta::MetadataOptions;
 use symphonia::core::packet::{Packet, PacketBuilder};
 use symphonia::core::units::{Duration, Timestamp};
 
+use super::VorbisDecoder;
 use super::bits::ilog;
-use super::{VorbisDecoder, output_rate};
 use crate::audio::FrontEnd;
 use crate::audio::mel::LogMel;
 use crate::audio::resample::Resampler;
@@ -123,9 +123,7 @@ fn at_half_rate_it_sounds_like_the_full_decode_resampled() {
 }
 
 #[test]
-fn rates_are_halved_where_that_leaves_enough() {
-    let rates = [8000, 22_050, 32_000, 44_099, 44_100, 44_101, 48_000, 88_200, 96_000];
-    assert_eq!(rates.map(output_rate), [8000, 22_050, 32_000, 44_099, 22_050, 44_101, 24_000, 44_100, 48_000]);
+fn the_buffer_says_the_rate_that_it_has() {
     let (params, packets) = load("steps.ogg");
     assert_eq!(ours(&params).decode(&packets[1]).unwrap().spec().rate(), 22_050);
 }

@@ -145,7 +145,7 @@ fn ours(line: Line) -> Result<Row, &'static str> {
         value: line.value.map(amount).transpose()?,
         seconds: line.seconds.map(amount).transpose()?,
         duration: line.duration.map(amount).transpose()?,
-        playlist: line.playlist.map(id).transpose()?,
+        playlist: line.playlist.map(id).transpose()?.filter(|list| !list.trim().is_empty()),
     })
 }
 

@@ -508,6 +508,7 @@ mod tests {
             ("a.tsv", separated("\t", "\n")),
             ("a.csv", separated(",", "\n").trim_end().to_string()),
             ("a.jsonl", json.clone()),
+            ("b.jsonl", format!("\u{feff}{}", json.replace('\n', "\r\n"))),
             ("a.ndjson", json),
         ] {
             let (found, report) = read_text(name, &text).unwrap();
@@ -869,8 +870,9 @@ mod tests {
         assert_eq!((events[0].value, events[1].value), (0.5, 1.0));
         assert_eq!((report.rows, report.bad_rows()), (4, 1));
 
-        let line = r#"{"playlist": 7, "track": "a"}"#;
-        assert_eq!(short(&read_text("a.jsonl", line).unwrap().0), [(0, "playlist:7", "a", Add)]);
+        let lines = "{\"playlist\": 7, \"track\": \"a\"}\n{\"playlist\": \"\", \"track\": \"a\"}";
+        let (events, report) = read_text("a.jsonl", lines).unwrap();
+        assert_eq!((short(&events), report.bad_rows()), (vec![(0, "playlist:7", "a", Add)], 1));
         let long = "x".repeat(505);
         let (events, report) = read_text("a.csv", format!("playlist,track\n{long},a\n")).unwrap();
         assert_eq!((events.len(), report.bad["an id of more than 512 bytes"].count), (0, 1));

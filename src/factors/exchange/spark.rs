@@ -25,14 +25,17 @@ const WHOLE: &str = "a whole Parquet file with an id and an array of numbers, fe
 pub(super) fn write(folder: &Path, factors: &Factors) -> Result<()> {
     write_table(&folder.join("userFactors/part-00000.parquet"), factors.user_factors.view())?;
     write_table(&folder.join("itemFactors/part-00000.parquet"), factors.track_factors.view())?;
-    // The fields that Spark's DefaultParamsReader asks for; what is not set has Spark's default.
+    // The fields that Spark's DefaultParamsReader asks for; it takes the defaults, too, from here and nowhere else.
     let metadata = serde_json::json!({
         "class": "org.apache.spark.ml.recommendation.ALSModel",
         "timestamp": 0,
         "sparkVersion": "3.0.0",
         "uid": factors.space.as_str(),
         "paramMap": {},
-        "defaultParamMap": {},
+        "defaultParamMap": {
+            "userCol": "user", "itemCol": "item", "predictionCol": "prediction", "coldStartStrategy": "nan",
+            "blockSize": 4096,
+        },
         "rank": factors.dimensions(),
     });
     use std::io::Write;
