@@ -254,6 +254,25 @@ fn embedding_that_is_stopped_writes_what_it_has_and_says_what_is_missing() {
 }
 
 #[test]
+fn a_file_that_is_damaged_in_part_is_heard_and_it_is_said_which_share_was_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    music(dir.path(), 1);
+    let mut hole = fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/sweep.flac")).unwrap();
+    let (from, to) = (hole.len() * 2 / 5, hole.len() * 3 / 5);
+    hole[from..to].fill(0);
+    fs::write(dir.path().join("music/hole.flac"), hole).unwrap();
+
+    let lines = json(dir.path(), 0, &["ingest", "music", "--json"]);
+    for line in &lines {
+        let damaged = line["path"].as_str().unwrap().ends_with("hole.flac");
+        assert_eq!(line["lost"].as_f64().is_some_and(|lost| lost > 0.0 && lost < 0.5), damaged, "{line}");
+    }
+    let (code, stdout, stderr) = run(dir.path(), &["embed", "music", "--out", "v.npy"]);
+    assert!(code == 0 && stdout.contains("2 embedded (1 damaged in part), 0 failed"), "{stdout}");
+    assert!(stderr.lines().any(|line| line.starts_with("damaged: ") && line.contains("hole.flac")), "{stderr}");
+}
+
+#[test]
 fn an_output_that_cannot_be_written_is_known_before_the_work() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("bad.mp3"), "no audio").unwrap();

@@ -225,7 +225,9 @@ fn exit_code(failed: u64) -> ExitCode {
 
 /// What to say of a file that was heard, but not whole.
 fn damage(path: &Path, lost: f64) -> String {
-    format!("damaged: {}: {:.1} % of what is heard was lost, and is silent", path.display(), 1e2 * lost)
+    // A damaged packet of 9 ms is not "0.0 %".
+    let share = if lost < 1e-3 { "less than 0.1".to_string() } else { format!("{:.1}", 1e2 * lost) };
+    format!("damaged: {}: {share} % of what is heard was lost, and is silent", path.display())
 }
 
 /// Behind a count of files that were heard.
