@@ -344,34 +344,47 @@ impl<const K: usize, const U: usize> WithSimd for Descent<'_, K, U> {
         let mut rr = simd.reduce_sum_f32s(rr);
         let mut lowered = known + f64::from(simd.reduce_sum_f32s(rx));
 
-        for _ in 0..steps {
+        for step in 1..=steps {
             if rr < CONVERGED {
                 break;
             }
             ap.fill(0.0);
             matrix.add::<S, U>(simd, all, &p[..d], ap);
+            // Of the last step only its length is wanted, for which `pᵀAp` is enough.
+            let last = step == steps;
+            let mut apart = 0.0;
             for (indices, c, _) in entries.blocks() {
+                let mut sums = [0.0f32; SIDE];
                 for at in (0..indices.len()).step_by(SIDE) {
                     let yp = other.dots(simd, eight(indices, at, indices[at]), p);
                     let c = eight(c, at, 1.0);
                     for e in 0..SIDE {
                         w[at + e] = (c[e] - 1.0) * yp[e];
+                        sums[e] += w[at + e] * yp[e];
                     }
                 }
-                other.add::<S, U>(simd, indices, &w, ap);
+                if last {
+                    apart += sums.iter().sum::<f32>();
+                } else {
+                    other.add::<S, U>(simd, indices, &w, ap);
+                }
             }
             let mut pap = simd.splat_f32s(0.0);
             for (ap, p) in S::as_mut_simd_f32s(ap).0.iter_mut().zip(registers::<S>(p)) {
                 *ap = simd.mul_add_f32s(lambda, *p, *ap);
                 pap = simd.mul_add_f32s(*ap, *p, pap);
             }
-            let alpha = rr / simd.reduce_sum_f32s(pap);
+            let alpha = rr / (simd.reduce_sum_f32s(pap) + apart);
             lowered += f64::from(alpha) * f64::from(rr);
             let (plus, minus) = (simd.splat_f32s(alpha), simd.splat_f32s(-alpha));
-            let mut sum = simd.splat_f32s(0.0);
-            let vectors = S::as_mut_simd_f32s(x).0.iter_mut().zip(S::as_mut_simd_f32s(r).0);
-            for ((x, r), (p, ap)) in vectors.zip(registers::<S>(p).iter().zip(registers::<S>(ap))) {
+            for (x, p) in S::as_mut_simd_f32s(x).0.iter_mut().zip(registers::<S>(p)) {
                 *x = simd.mul_add_f32s(plus, *p, *x);
+            }
+            if last {
+                break;
+            }
+            let mut sum = simd.splat_f32s(0.0);
+            for (r, ap) in S::as_mut_simd_f32s(r).0.iter_mut().zip(registers::<S>(ap)) {
                 *r = simd.mul_add_f32s(minus, *ap, *r);
                 sum = simd.mul_add_f32s(*r, *r, sum);
             }

@@ -62,7 +62,7 @@ pub fn check(config: &[u8]) -> Result<()> {
     Config::parse(config).map(|_| ())
 }
 
-/// The symphonia decoder. It gives one plane at [`output_rate`].
+/// The symphonia decoder. It gives one plane, at half the rate where that is enough (see `output_rate`).
 pub struct AacDecoder {
     params: AudioCodecParameters,
     /// Source frames per sample.

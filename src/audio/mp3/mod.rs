@@ -49,7 +49,7 @@ use side::{Scale, Side};
 use super::bits::Bits;
 use super::half::output_rate;
 
-/// The symphonia decoder. One plane comes out, the mean of the channels, at [`output_rate`].
+/// The symphonia decoder. One plane comes out, the mean of the channels, at `output_rate`.
 ///
 /// At half rate, where timestamps count frames of the source (as in mp3 files), the samples lie at the even ones,
 /// whether the first packet begins with an even or (as LAME's delay makes it) an odd one. Where they count milliseconds,
