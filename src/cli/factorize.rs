@@ -77,7 +77,7 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     let earlier = args.warm.as_deref().map(Factors::load).transpose()?;
     let start = match (&found, &earlier) {
         (Some(checkpoint), _) => {
-            tracing::info!("going on after iteration {}, where an earlier run was interrupted", checkpoint.iteration);
+            eprintln!("going on after iteration {}, where an earlier run was interrupted", checkpoint.iteration);
             Start::Checkpoint(checkpoint)
         }
         (None, Some(earlier)) => Start::Warm(earlier),
@@ -101,6 +101,11 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
                 return ControlFlow::Break(());
             }
             saved = Instant::now();
+            if stop {
+                bar.suspend(|| {
+                    eprintln!("iteration {} is saved; the same command goes on from there", progress.iteration)
+                });
+            }
         }
         cpu_before = cpu_seconds();
         if stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
