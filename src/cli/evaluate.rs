@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::eval::{ColdStart, ColdStartScores, split};
 use crate::factors::Factors;
 use crate::ids::{Ids, TrackId};
+use crate::linalg::unit_rows;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -134,7 +135,7 @@ fn model(args: ModelArgs, context: Context) -> Result<ExitCode> {
     let network = network(&model, &heard, &at, args.segments)?;
     let linear = linear(&heard, &factors, &at)?;
     let ceiling = task.ceiling(&factors)?;
-    let unit_ceiling = unit_rows(&ceiling);
+    let unit_ceiling = unit_rows(ceiling.clone());
     let ceiling_cosine = |vectors: &Array2<f32>| {
         let cosines = vectors.outer_iter().zip(unit_ceiling.outer_iter()).map(|(a, b)| f64::from(a.dot(&b)));
         Some(cosines.sum::<f64>() / vectors.nrows() as f64)
@@ -233,7 +234,7 @@ fn linear(heard: &HeardTracks, factors: &Factors, held_out: &[usize]) -> Result<
         all.outer_iter_mut().zip(&means).for_each(|(mut to, mean)| to.assign(mean));
         Ok(all)
     };
-    let targets = unit_rows(&Array2::from_shape_fn((train.len(), factors.dimensions()), |(i, j)| {
+    let targets = unit_rows(Array2::from_shape_fn((train.len(), factors.dimensions()), |(i, j)| {
         factors.track_factors[(train[i].1, j)]
     }));
     let weights = vec![1.0; train.len()];
@@ -242,7 +243,7 @@ fn linear(heard: &HeardTracks, factors: &Factors, held_out: &[usize]) -> Result<
     let (valid, fit): (Vec<usize>, Vec<usize>) = (0..train.len()).partition(|&i| is_valid(i));
     let all = features(train.iter().map(|t| t.0).collect())?;
     let baseline = LinearBaseline::fit(all.view(), targets.view(), &weights, &fit, &valid)?;
-    Ok(unit_rows(&baseline.predict(features(held_out.to_vec())?.view())?))
+    Ok(unit_rows(baseline.predict(features(held_out.to_vec())?.view())?))
 }
 
 /// What one can know of a new track's popularity: the mean number of listeners of its artist's tracks, else its album's.
@@ -265,16 +266,4 @@ fn names(input: &crate::inputs::Input) -> Vec<(bool, &str)> {
     let artist = input.info.artist.as_deref().map(|a| (true, a));
     let album = input.info.album.as_deref().map(|a| (false, a));
     artist.into_iter().chain(album).collect()
-}
-
-/// The rows at length 1; a row of zeros stays.
-fn unit_rows(rows: &Array2<f32>) -> Array2<f32> {
-    let mut unit = rows.clone();
-    for mut row in unit.outer_iter_mut() {
-        let length = row.dot(&row).sqrt();
-        if length > 0.0 {
-            row /= length;
-        }
-    }
-    unit
 }

@@ -8,7 +8,7 @@ use super::split;
 use crate::error::Result;
 use crate::factors::Factors;
 use crate::handover::{HandoverConfig, hand_over};
-use crate::linalg::gram;
+use crate::linalg::{gram, unit_rows};
 
 /// The settings that [`PathSettings::tuned`] tries: after so many listeners half of the prediction is left,
 const HALF_EXPOSURES: [f32; 8] = [0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 20.0];
@@ -179,17 +179,6 @@ fn handed_over(
         to.iter_mut().zip(y).for_each(|(to, y)| *to = y);
     }
     Ok(unit_rows(vectors))
-}
-
-/// Rows at unit length; zero stays zero.
-fn unit_rows(mut rows: Array2<f32>) -> Array2<f32> {
-    for mut row in rows.outer_iter_mut() {
-        let length = row.iter().map(|x| x * x).sum::<f32>().sqrt();
-        if length > 0.0 {
-            row /= length;
-        }
-    }
-    rows
 }
 
 #[cfg(test)]

@@ -36,11 +36,23 @@ pub fn unit(v: &[f32]) -> Option<Vec<f32>> {
     (length.is_finite() && length > 0.0).then(|| v.iter().map(|x| x / length).collect())
 }
 
+/// The rows at unit length; one without a direction stays as it is.
+pub fn unit_rows(mut rows: Array2<f32>) -> Array2<f32> {
+    for mut row in rows.outer_iter_mut() {
+        let length = row.dot(&row).sqrt();
+        if length > 0.0 {
+            row /= length;
+        }
+    }
+    rows
+}
+
 #[test]
 fn a_unit_vector_has_norm_one_and_zero_has_none() {
     let v = unit(&[3.0, 0.0, -4.0]).unwrap();
     assert_eq!((norm(&v), v[2]), (1.0, -0.8));
     assert!(unit(&[0.0, 0.0]).is_none() && unit(&[f32::NAN]).is_none() && unit(&[]).is_none());
+    assert_eq!(unit_rows(ndarray::arr2(&[[3.0, -4.0], [0.0, 0.0]])), ndarray::arr2(&[[0.6, -0.8], [0.0, 0.0]]));
 }
 
 /// `YᵀY` `[d, d]` of the rows `Y` `[n, d]`, summed in `f64`; the same bits whatever the number of threads.

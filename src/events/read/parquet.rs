@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::fs::File;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -22,7 +21,7 @@ use parquet::file::properties::WriterProperties;
 
 use super::columns::{Columns, Track};
 use super::{Row, Source, number, seconds, shortened, track_name, whole_seconds};
-use crate::artefact::atomic_write;
+use crate::artefact::{atomic_write, guarded};
 use crate::error::{Error, Result};
 use crate::events::Event;
 
@@ -35,16 +34,17 @@ pub fn read(source: &mut Source) -> Result<()> {
     let file = File::open(path).map_err(Error::io(path))?;
     // Without the Arrow schema that some writers add, a column has the one type that Parquet itself gives it.
     let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
-    let builder = guarded(path, || ParquetRecordBatchReaderBuilder::try_new_with_options(file, options))?;
+    let builder =
+        guarded(path, WHOLE_PARQUET, || ParquetRecordBatchReaderBuilder::try_new_with_options(file, options))?;
     let names: Vec<String> = builder.schema().fields().iter().map(|f| f.name().to_ascii_lowercase()).collect();
     let columns = Columns::of(&names)
         .map_err(|found| Error::format(path, "the columns time, user and track, each once", found))?;
     let wanted = columns.all();
     let mask = ProjectionMask::roots(builder.parquet_schema(), wanted.iter().copied());
     let fields: Vec<_> = wanted.iter().map(|&c| builder.schema().field(c).clone()).collect();
-    let mut reader = guarded(path, || builder.with_batch_size(BATCH).with_projection(mask).build())?;
+    let mut reader = guarded(path, WHOLE_PARQUET, || builder.with_batch_size(BATCH).with_projection(mask).build())?;
     let mut first = 1;
-    while let Some(batch) = guarded(path, || reader.next().transpose())? {
+    while let Some(batch) = guarded(path, WHOLE_PARQUET, || reader.next().transpose())? {
         let cells: Vec<Cells> = (fields.iter())
             .map(|field| {
                 let column = batch
@@ -133,18 +133,6 @@ impl<'a> Table<'a> {
 }
 
 const WHOLE_PARQUET: &str = "a whole Parquet file";
-
-/// What the Parquet crate does, with its panics as errors: version 60.1 has several on damaged pages.
-fn guarded<T, E: std::fmt::Display>(path: &Path, work: impl FnOnce() -> Result<T, E>) -> Result<T> {
-    // What a panic leaves half-done is dropped with the file, unread.
-    match catch_unwind(AssertUnwindSafe(work)) {
-        Ok(done) => done.map_err(|e| Error::format(path, WHOLE_PARQUET, e)),
-        Err(panic) => {
-            let says = (panic.downcast_ref::<String>().map(String::as_str)).or(panic.downcast_ref::<&str>().copied());
-            Err(Error::format(path, WHOLE_PARQUET, says.unwrap_or("damage")))
-        }
-    }
-}
 
 /// A Parquet column of one of the types that we take.
 struct Cells<'a> {
