@@ -25,6 +25,21 @@ fn data(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)
 }
 
+/// Found by fuzzing: an APE tag whose size says that it begins before the file was called an error of the disk, to be
+/// tried again and again.
+#[test]
+fn a_tag_that_begins_before_the_file_is_the_file_s_fault() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("tagged.mp3");
+    let numbers = [2000u32, 568, 0, 0].map(u32::to_le_bytes).concat();
+    fs::write(&path, [&[0x55; 200][..], b"APETAGEX", &numbers, &[0; 8]].concat()).unwrap();
+    let front_end = FrontEnd::default();
+    match hear(&path, &front_end, front_end.frames, &Listening::default()) {
+        Err(Error::Decode { .. } | Error::Unsupported { .. }) => {}
+        other => panic!("{other:?}"),
+    }
+}
+
 #[test]
 fn each_strange_file_fails_alone() {
     let dir = tempfile::tempdir().unwrap();
