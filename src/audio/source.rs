@@ -153,19 +153,6 @@ impl Seek for Source {
 /// asked for that. So it is passed on without the system's number, by which the others are told apart.
 const OUTSIDE: io::ErrorKind = io::ErrorKind::InvalidInput;
 
-/// A past mistake: a tag that claimed to begin before the file was called an error of the disk, to be tried again.
-#[test]
-fn a_seek_outside_the_file_is_the_file_s_fault() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("tagged.mp3");
-    std::fs::write(&path, [0x55; 300]).unwrap();
-    let mut source = Source::open(&path, Deadline::after(std::time::Duration::from_secs(5))).unwrap();
-    for to in [SeekFrom::End(-301), SeekFrom::Current(-1), SeekFrom::Start(u64::MAX)] {
-        let error = source.seek(to).unwrap_err();
-        assert!(error.raw_os_error().is_none() && error.kind() == OUTSIDE, "{to:?}: {error:?}");
-    }
-}
-
 impl MediaSource for Source {
     fn is_seekable(&self) -> bool {
         true
