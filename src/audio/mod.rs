@@ -71,7 +71,7 @@ pub struct FrontEnd {
     pub f_min: f32,
     /// Upper edge of the highest band, Hz: 11,025, half the sample rate.
     pub f_max: f32,
-    /// Frames that the network sees: 599 (27.8 s).
+    /// Frames that the network sees: 599 (27.9 s).
     pub frames: usize,
     /// `ln(1 + log_gain · power)`: 10,000, so that −40 dB of mel power lies at the knee.
     pub log_gain: f32,
