@@ -13,6 +13,15 @@ use crate::error::{Error, Result};
 /// Who gathers batches gathers as many, counted in windows, since a track may have a hundred.
 pub const BATCH: usize = 64;
 
+/// Below this cosine a device's vector is not the processor's.
+const AGREEMENT: f32 = 0.9999;
+
+/// Of two matrices, each taken as one vector.
+fn cosine(a: &Array2<f32>, b: &Array2<f32>) -> f32 {
+    let dot = |a: &Array2<f32>, b: &Array2<f32>| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
+    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+}
+
 /// What runs a model's network.
 #[derive(Debug)]
 pub(super) enum Engine {
@@ -30,13 +39,24 @@ impl Engine {
             Device::Cpu => Ok(Engine::Cpu(infer::Network::new(config, weights))),
             _ => {
                 let there = device.of_burn()?;
-                // Where a driver lacks something burn panics; better now, on a silent song, than after hours of decoding.
-                catch_unwind(AssertUnwindSafe(|| {
+                // Where a driver lacks something burn panics, and some driver multiplies matrices wrongly without a word;
+                // better now, on one song, than after hours of decoding.
+                let noise = Array3::from_shape_fn((1, config.frames, config.mel_bands), |(_, t, m)| {
+                    ((t * 7 + m * 3 + t * m) % 31) as f32 * 0.3
+                });
+                let expected = infer::Network::new(config, weights).predict(noise.view());
+                let (engine, found) = catch_unwind(AssertUnwindSafe(|| {
                     let engine = Engine::burn(there, config, weights);
-                    let silence = Array3::zeros((1, config.frames, config.mel_bands));
-                    engine.predict(silence.view(), config.dimensions).map(|_| engine)
+                    engine.predict(noise.view(), config.dimensions).map(|found| (engine, found))
                 }))
-                .unwrap_or_else(|_| Err(Error::invalid("device", "one that can run the network", device)))
+                .unwrap_or_else(|_| Err(Error::invalid("device", "one that can run the network", device)))?;
+                let cosine = cosine(&expected, &found);
+                // NaN is far, too.
+                if cosine.is_nan() || cosine < AGREEMENT {
+                    let found = format!("{device}, whose answer has a cosine of {cosine:.4} with the processor's");
+                    return Err(Error::invalid("device", "one that computes the network rightly", found));
+                }
+                Ok(engine)
             }
         }
     }

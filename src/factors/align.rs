@@ -8,6 +8,7 @@ use super::Factors;
 use crate::artefact::SpaceId;
 use crate::error::{Error, Result};
 use crate::ids::{Ids, TrackId};
+use crate::linalg::orthogonalise;
 
 /// Below this cosine a track has moved: its neighbours are no longer those it had.
 const MOVED: f32 = 0.8;
@@ -108,49 +109,16 @@ pub fn procrustes(a: ArrayView2<f32>, b: ArrayView2<f32>) -> Result<Array2<f32>>
     Ok(u.t().dot(&v).mapv(|x| x as f32))
 }
 
-/// Sweeps over all pairs of columns: six to twelve serve any matrix that was tried.
-const MAX_SWEEPS: usize = 60;
 /// Singular values below this share of the largest are the rounding of f32 factors, not a direction that both share.
 const RANK: f64 = 1e-6;
 
-/// The singular vectors of the matrix with these `columns` (each a row here): `U` and `V`, a vector a row, by rotating
-/// pairs of columns until all are orthogonal (M. Hestenes 1958; G. Golub and C. Van Loan, *Matrix Computations*, 4th
-/// edition, section 8.6.3). Where the matrix lacks a direction, its left vector is as near to the right one as may be,
+/// The singular vectors of the matrix with these `columns` (each a row here): `U` and `V`, a vector a row, by turning
+/// the columns until all are orthogonal. Where the matrix lacks a direction, its left vector is as near to the right one as may be,
 /// so that nothing turns without evidence.
 fn polar(mut columns: Array2<f64>) -> Result<(Array2<f64>, Array2<f64>)> {
     let d = columns.nrows();
     let mut v = Array2::<f64>::eye(d);
-    let tolerance = f64::EPSILON * d as f64;
-    let scale = columns.iter().map(|x| x * x).sum::<f64>().sqrt();
-    // Columns shorter than the rounding of the longest are zero: their angles mean nothing, and would never settle.
-    let nothing = (scale * f64::EPSILON).powi(2);
-    let mut sweeps = 0;
-    loop {
-        let mut turned = false;
-        for p in 0..d {
-            for q in p + 1..d {
-                let (x, y) = columns.multi_slice_mut((ndarray::s![p, ..], ndarray::s![q, ..]));
-                let (xx, yy, xy) = (x.dot(&x), y.dot(&y), x.dot(&y));
-                if xx.min(yy) <= nothing || xy.abs() <= tolerance * (xx * yy).sqrt() {
-                    continue;
-                }
-                turned = true;
-                let zeta = (yy - xx) / (2.0 * xy);
-                let tangent = zeta.signum() / (zeta.abs() + zeta.hypot(1.0));
-                let cosine = 1.0 / tangent.hypot(1.0);
-                rotate(x, y, cosine, cosine * tangent);
-                let (x, y) = v.multi_slice_mut((ndarray::s![p, ..], ndarray::s![q, ..]));
-                rotate(x, y, cosine, cosine * tangent);
-            }
-        }
-        if !turned {
-            break;
-        }
-        sweeps += 1;
-        if sweeps == MAX_SWEEPS {
-            return Err(Error::invalid("matrices to align", "a decomposition that converges", "one that does not"));
-        }
-    }
+    orthogonalise(&mut columns, &mut v, f64::EPSILON * d as f64)?;
     let values: Vec<f64> = columns.rows().into_iter().map(|column| column.dot(&column).sqrt()).collect();
     let largest = values.iter().copied().fold(0.0, f64::max);
     let mut u = columns;
@@ -181,12 +149,6 @@ fn polar(mut columns: Array2<f64>) -> Result<(Array2<f64>, Array2<f64>)> {
         known.push(i);
     }
     Ok((u, v))
-}
-
-fn rotate(mut x: ndarray::ArrayViewMut1<f64>, mut y: ndarray::ArrayViewMut1<f64>, cosine: f64, sine: f64) {
-    ndarray::Zip::from(&mut x).and(&mut y).for_each(|x, y| {
-        (*x, *y) = (cosine * *x - sine * *y, sine * *x + cosine * *y);
-    });
 }
 
 #[cfg(test)]

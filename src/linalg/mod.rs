@@ -1,11 +1,15 @@
 //! Small dense algebra: factors laid out for the processor, Gram matrices, and the one weighted ridge regression that
 //! alternating least squares, fold-in and hand-over share.
 
+mod eigen;
+mod jacobi;
 mod ridge;
 mod rows;
 
 use ndarray::{Array2, ArrayView2};
 
+pub use eigen::Eigen;
+pub use jacobi::orthogonalise;
 pub use ridge::{Entries, WeightedRidge};
 pub use rows::{Gram, PaddedRows, Rows};
 

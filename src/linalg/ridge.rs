@@ -11,19 +11,23 @@
 //! `A` is either built and factorised (Cholesky: exact), or only multiplied with, a few times (conjugate gradient from
 //! where `x` was: Takács, Pilászy & Tikk, "Applications of the conjugate gradient method for implicit feedback
 //! collaborative filtering", RecSys 2011).
+//!
+//! The second works in the coordinates of `G`'s eigenvectors, where `G` is its eigenvalues `Λ`: a product with it is `d`
+//! multiplications instead of `d²`, whatever λ the row has, and `Λ + λI` is a preconditioner that costs nothing (Hestenes
+//! & Stiefel 1952 with the preconditioner of Jacobi). It takes away what makes `A` ill-conditioned, the spectrum that
+//! all rows share: two steps then go as far as three without it.
 
 use pulp::{Arch, Simd, WithSimd};
 
+use super::eigen::Eigen;
 use super::rows::{Gram, Layout, Panel, Rows, TALL, add_products};
 use crate::error::{Error, Result};
 
 /// Entries that are taken together; their rows stay in the nearest cache (12 KiB at 40 dimensions).
 const BLOCK: usize = 64;
-/// Entries whose products are worked out side by side.
-const SIDE: usize = 8;
 /// How often the ridge is raised, tenfold each time, where rounding has made the matrix indefinite.
 const RIDGE_TRIES: usize = 6;
-/// A squared residual that is nothing, in `f32`.
+/// A squared residual (in the preconditioner's measure) that is nothing, in `f32`.
 const CONVERGED: f32 = 1e-20;
 
 /// What was observed of one row.
@@ -56,12 +60,10 @@ pub struct WeightedRidge {
     u: Vec<f32>,
     /// `√(c−1) y` of gathered entries `[BLOCK, d]`.
     scaled: Rows,
-    /// Residual, direction and `A` times it; the first is `b` in the exact solve.
+    /// Residual, direction, `A` times it, and the preconditioner; the first is `b` in the exact solve.
     vectors: Rows,
     b: Vec<f64>,
     x: Rows,
-    /// 0, 1, 2, ... `[d]`: all rows of a square matrix.
-    all: Vec<u32>,
 }
 
 impl WeightedRidge {
@@ -73,10 +75,9 @@ impl WeightedRidge {
             a: vec![0.0; layout.height() * layout.width()],
             u: vec![0.0; layout.height() * layout.width()],
             scaled: Rows::zeros(BLOCK, d),
-            vectors: Rows::zeros(3, d),
+            vectors: Rows::zeros(4, d),
             b: vec![0.0; d],
             x: Rows::zeros(1, d),
-            all: (0..d as u32).collect(),
         }
     }
 
@@ -104,27 +105,30 @@ impl WeightedRidge {
     /// Improves `x` (a row of a [`Rows`], with its padding) by `steps` of conjugate gradient. Returns by how much the
     /// row's loss is now lower than at `x = 0`.
     ///
+    /// `x` and the entries' rows are in the coordinates of the eigenvectors of the rows' Gram matrix.
+    ///
     /// # Errors
     /// As [`WeightedRidge::solve`].
-    pub fn improve(&mut self, gram: &Gram, ridge: f32, entries: Entries, steps: usize, x: &mut [f32]) -> Result<f64> {
+    pub fn improve(&mut self, gram: &Eigen, ridge: f32, entries: Entries, steps: usize, x: &mut [f32]) -> Result<f64> {
         if entries.confidence.iter().zip(entries.target).all(|(c, t)| c * t == 0.0) {
             x.fill(0.0);
             return Ok(0.0);
         }
-        let (layout, arch, all) = (self.layout, self.arch, &self.all[..]);
-        let (r, rest) = self.vectors.padded_mut().split_at_mut(layout.stride);
-        let (p, ap) = rest.split_at_mut(layout.stride);
-        // Of a tile of K registers, U sums side by side: enough to hide the latency of an addition.
+        let (layout, arch, diagonal) = (self.layout, self.arch, gram.values.padded());
+        let vectors = self.vectors.padded_mut();
+        // Of a tile of K registers, U entries side by side: enough to hide the latency of an addition.
         macro_rules! descend {
             ($($k:literal: $u:literal),*) => {
                 match layout.tile {
-                    $($k => arch.dispatch(Descent::<$k, $u> { gram, all, ridge, entries, steps, x: &mut *x, r, p, ap }),)*
+                    $($k => arch.dispatch(Descent::<$k, $u> { diagonal, ridge, entries, steps, x: &mut *x, vectors }),)*
                     _ => unreachable!("a layout has tiles of 1 to 8 registers"),
                 }
             };
         }
         let lowered = descend!(1: 4, 2: 4, 3: 4, 4: 2, 5: 2, 6: 2, 7: 1, 8: 1);
-        if lowered.is_finite() && x.iter().all(|x| x.is_finite()) { Ok(lowered) } else { Err(not_finite()) }
+        // Without a branch for each number.
+        let finite = x.iter().fold(true, |finite, x| finite & x.is_finite());
+        if lowered.is_finite() && finite { Ok(lowered) } else { Err(not_finite()) }
     }
 
     /// `A` without its ridge, and `b`.
@@ -284,136 +288,110 @@ impl WithSimd for Back<'_> {
     }
 }
 
-/// Conjugate gradient. `x`, `r`, `p` and `ap` are padded.
+/// Conjugate gradient, preconditioned. All vectors are padded.
 struct Descent<'a, const K: usize, const U: usize> {
-    gram: &'a Gram,
-    all: &'a [u32],
+    /// `Λ`
+    diagonal: &'a [f32],
     ridge: f32,
     entries: Entries<'a>,
     steps: usize,
     x: &'a mut [f32],
-    r: &'a mut [f32],
-    p: &'a mut [f32],
-    ap: &'a mut [f32],
+    /// Room for four.
+    vectors: &'a mut [f32],
 }
 
 impl<const K: usize, const U: usize> WithSimd for Descent<'_, K, U> {
     type Output = f64;
 
     /// With `q(x) = xᵀAx − 2bᵀx`, what the row adds to the loss, and the residual `r = b − Ax`: `−q = bᵀx + rᵀx`, and a
-    /// step of length α along `p` lowers `q` by `α rᵀr`. So the loss costs nothing.
+    /// step of length α along `p` lowers `q` by `α rᵀz`, with `z` the residual times the preconditioner. So the loss
+    /// costs nothing.
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> f64 {
-        let Descent { gram, all, ridge, entries, steps, x, r, p, ap } = self;
-        // `BLOCK` is a multiple of `SIDE`, so that what is written beyond the last entry stays within.
-        const { assert!(BLOCK.is_multiple_of(SIDE)) };
-        let other = Table::<K> { data: entries.rows.padded(), stride: entries.rows.layout().stride };
-        let matrix = Table::<K> { data: &gram.data, stride: gram.layout.width() };
-        let lambda = simd.splat_f32s(ridge);
-        let d = all.len();
-        let mut w = [0.0f32; BLOCK];
+        let Descent { diagonal, ridge, entries, steps, x, vectors } = self;
+        let (zero, lambda) = (simd.splat_f32s(0.0), simd.splat_f32s(ridge));
+        let other = Table::<K> { data: entries.rows.padded(), stride: x.len() };
+        let mut vectors = vectors.chunks_exact_mut(x.len()).map(|v| tiles_mut::<S, K>(v));
+        let mut next = || vectors.next().expect("four vectors");
+        let (r, p, ap, inverse) = (next(), next(), next(), next());
+        let (diagonal, x) = (tiles::<S, K>(diagonal), tiles_mut::<S, K>(x));
 
-        // r = Σ (ct − (c−1) y·x) y − Gx − λx
-        r.fill(0.0);
-        let mut known = 0.0;
-        for (indices, c, t) in entries.blocks() {
-            let mut sums = [0.0f32; SIDE];
-            for at in (0..indices.len()).step_by(SIDE) {
-                let yx = other.dots(simd, eight(indices, at, indices[at]), x);
-                // Beyond the end both weights come to nothing.
-                let (c, t) = (eight(c, at, 1.0), eight(t, at, 0.0));
-                for e in 0..SIDE {
-                    let ct = c[e] * t[e];
-                    sums[e] += ct * yx[e];
-                    w[at + e] = ct - (c[e] - 1.0) * yx[e];
-                }
+        // r = Σ (ct − (c−1) y·x) y − (Λ+λ)x
+        r.fill([zero; K]);
+        let known = other.pass::<S, U, true, true>(simd, entries, x, r);
+        let (mut rz, mut rx) = (zero, zero);
+        for tile in 0..x.len() {
+            for k in 0..K {
+                let a = simd.add_f32s(diagonal[tile][k], lambda);
+                let residual = simd.sub_f32s(r[tile][k], simd.mul_f32s(a, x[tile][k]));
+                let inverted = simd.div_f32s(simd.splat_f32s(1.0), a);
+                let z = simd.mul_f32s(inverted, residual);
+                (r[tile][k], inverse[tile][k], p[tile][k]) = (residual, inverted, z);
+                rz = simd.mul_add_f32s(residual, z, rz);
+                rx = simd.mul_add_f32s(residual, x[tile][k], rx);
             }
-            known += f64::from(sums.iter().sum::<f32>());
-            other.add::<S, U>(simd, indices, &w, r);
         }
-        ap.fill(0.0);
-        matrix.add::<S, U>(simd, all, &x[..d], ap);
-        let (mut rr, mut rx) = (simd.splat_f32s(0.0), simd.splat_f32s(0.0));
-        let vectors = S::as_mut_simd_f32s(r).0.iter_mut().zip(S::as_mut_simd_f32s(p).0);
-        for ((r, p), (ap, x)) in vectors.zip(registers::<S>(ap).iter().zip(registers::<S>(x))) {
-            *r = simd.sub_f32s(*r, simd.mul_add_f32s(lambda, *x, *ap));
-            *p = *r;
-            rr = simd.mul_add_f32s(*r, *r, rr);
-            rx = simd.mul_add_f32s(*r, *x, rx);
-        }
-        let mut rr = simd.reduce_sum_f32s(rr);
+        let mut rz = simd.reduce_sum_f32s(rz);
         let mut lowered = known + f64::from(simd.reduce_sum_f32s(rx));
 
         for step in 1..=steps {
-            if rr < CONVERGED {
+            if rz < CONVERGED {
                 break;
             }
-            ap.fill(0.0);
-            matrix.add::<S, U>(simd, all, &p[..d], ap);
-            // Of the last step only its length is wanted, for which `pᵀAp` is enough.
+            // pᵀAp = Σ (c−1)(y·p)² + pᵀ(Λ+λ)p. Of the last step only this is wanted, for its length.
             let last = step == steps;
-            let mut apart = 0.0;
-            for (indices, c, _) in entries.blocks() {
-                let mut sums = [0.0f32; SIDE];
-                for at in (0..indices.len()).step_by(SIDE) {
-                    let yp = other.dots(simd, eight(indices, at, indices[at]), p);
-                    let c = eight(c, at, 1.0);
-                    for e in 0..SIDE {
-                        w[at + e] = (c[e] - 1.0) * yp[e];
-                        sums[e] += w[at + e] * yp[e];
-                    }
-                }
-                if last {
-                    apart += sums.iter().sum::<f32>();
-                } else {
-                    other.add::<S, U>(simd, indices, &w, ap);
+            let apart = if last {
+                other.pass::<S, U, false, false>(simd, entries, p, ap)
+            } else {
+                ap.fill([zero; K]);
+                other.pass::<S, U, false, true>(simd, entries, p, ap)
+            };
+            let mut pap = zero;
+            for tile in 0..x.len() {
+                for k in 0..K {
+                    let p = p[tile][k];
+                    let product = simd.mul_f32s(simd.add_f32s(diagonal[tile][k], lambda), p);
+                    pap = simd.mul_add_f32s(product, p, pap);
+                    ap[tile][k] = simd.add_f32s(ap[tile][k], product);
                 }
             }
-            let mut pap = simd.splat_f32s(0.0);
-            for (ap, p) in S::as_mut_simd_f32s(ap).0.iter_mut().zip(registers::<S>(p)) {
-                *ap = simd.mul_add_f32s(lambda, *p, *ap);
-                pap = simd.mul_add_f32s(*ap, *p, pap);
-            }
-            let alpha = rr / (simd.reduce_sum_f32s(pap) + apart);
-            lowered += f64::from(alpha) * f64::from(rr);
+            let alpha = rz / (simd.reduce_sum_f32s(pap) + apart as f32);
+            lowered += f64::from(alpha) * f64::from(rz);
             let (plus, minus) = (simd.splat_f32s(alpha), simd.splat_f32s(-alpha));
-            for (x, p) in S::as_mut_simd_f32s(x).0.iter_mut().zip(registers::<S>(p)) {
+            for (x, p) in x.as_flattened_mut().iter_mut().zip(p.as_flattened()) {
                 *x = simd.mul_add_f32s(plus, *p, *x);
             }
             if last {
                 break;
             }
-            let mut sum = simd.splat_f32s(0.0);
-            for (r, ap) in S::as_mut_simd_f32s(r).0.iter_mut().zip(registers::<S>(ap)) {
-                *r = simd.mul_add_f32s(minus, *ap, *r);
-                sum = simd.mul_add_f32s(*r, *r, sum);
+            let mut sum = zero;
+            for tile in 0..x.len() {
+                for k in 0..K {
+                    let residual = simd.mul_add_f32s(minus, ap[tile][k], r[tile][k]);
+                    let z = simd.mul_f32s(inverse[tile][k], residual);
+                    (r[tile][k], ap[tile][k]) = (residual, z);
+                    sum = simd.mul_add_f32s(residual, z, sum);
+                }
             }
-            let before = std::mem::replace(&mut rr, simd.reduce_sum_f32s(sum));
-            let beta = simd.splat_f32s(rr / before);
-            for (p, r) in S::as_mut_simd_f32s(p).0.iter_mut().zip(registers::<S>(r)) {
-                *p = simd.mul_add_f32s(beta, *p, *r);
+            let before = std::mem::replace(&mut rz, simd.reduce_sum_f32s(sum));
+            let beta = simd.splat_f32s(rz / before);
+            for (p, z) in p.as_flattened_mut().iter_mut().zip(ap.as_flattened()) {
+                *p = simd.mul_add_f32s(beta, *p, *z);
             }
         }
         lowered
     }
 }
 
+/// A padded vector, `K` registers at a time.
 #[inline(always)]
-fn registers<S: Simd>(v: &[f32]) -> &[S::f32s] {
-    S::as_simd_f32s(v).0
+fn tiles<S: Simd, const K: usize>(v: &[f32]) -> &[[S::f32s; K]] {
+    S::as_simd_f32s(v).0.as_chunks().0
 }
 
-/// Eight from `at` on, filled up beyond the end.
 #[inline(always)]
-fn eight<T: Copy>(of: &[T], at: usize, beyond: T) -> [T; SIDE] {
-    match of[at..].first_chunk() {
-        Some(eight) => *eight,
-        None => {
-            let mut eight = [beyond; SIDE];
-            eight.iter_mut().zip(&of[at..]).for_each(|(to, from)| *to = *from);
-            eight
-        }
-    }
+fn tiles_mut<S: Simd, const K: usize>(v: &mut [f32]) -> &mut [[S::f32s; K]] {
+    S::as_mut_simd_f32s(v).0.as_chunks_mut().0
 }
 
 /// Padded rows, taken `K` registers at a time.
@@ -426,29 +404,98 @@ struct Table<'a, const K: usize> {
 impl<const K: usize> Table<'_, K> {
     #[inline(always)]
     fn row<S: Simd>(&self, i: u32) -> &[[S::f32s; K]] {
-        registers::<S>(&self.data[i as usize * self.stride..][..self.stride]).as_chunks().0
+        tiles::<S, K>(&self.data[i as usize * self.stride..][..self.stride])
     }
 
-    /// `yᵢ·x` of eight rows.
+    /// `out += Σ wᵢyᵢ` where `ADD`, and `Σ vᵢ (yᵢ·x)`, with `vᵢ` and `wᵢ` of [`weigh`].
     #[inline(always)]
-    fn dots<S: Simd>(&self, simd: S, indices: [u32; SIDE], x: &[f32]) -> [f32; SIDE] {
-        let x: &[[S::f32s; K]] = registers::<S>(x).as_chunks().0;
-        let mut dots = [0.0; SIDE];
-        for e in 0..SIDE {
-            dots[e] = simd.reduce_sum_f32s(lane_sums::<S, K>(simd, self.row::<S>(indices[e]), x));
+    fn pass<S: Simd, const U: usize, const RESIDUAL: bool, const ADD: bool>(
+        &self,
+        simd: S,
+        entries: Entries,
+        x: &[[S::f32s; K]],
+        out: &mut [[S::f32s; K]],
+    ) -> f64 {
+        let mut sum = 0.0;
+        // A row of one tile stays in registers between its two uses.
+        if let ([x], [out]) = (x, &mut *out) {
+            for (indices, c, t) in entries.blocks() {
+                let mut sums = [[simd.splat_f32s(0.0); K]; U];
+                let mut of_block = [0.0f32; U];
+                // No closure: it would be compiled without the instruction set.
+                macro_rules! take {
+                    ($u:expr, $i:expr, $c:expr, $t:expr) => {
+                        let y = &self.row::<S>($i)[0];
+                        let mut products = simd.mul_f32s(y[0], x[0]);
+                        for k in 1..K {
+                            products = simd.mul_add_f32s(y[k], x[k], products);
+                        }
+                        let yx = simd.reduce_sum_f32s(products);
+                        let (v, w) = weigh::<RESIDUAL>($c, $t, yx);
+                        of_block[$u] += v * yx;
+                        if ADD {
+                            let w = simd.splat_f32s(w);
+                            for k in 0..K {
+                                sums[$u][k] = simd.mul_add_f32s(w, y[k], sums[$u][k]);
+                            }
+                        }
+                    };
+                }
+                let (many, rest) = indices.as_chunks::<U>();
+                let ((c, c_rest), (t, t_rest)) = (c.as_chunks::<U>(), t.as_chunks::<U>());
+                for ((i, c), t) in many.iter().zip(c).zip(t) {
+                    for u in 0..U {
+                        take!(u, i[u], c[u], t[u]);
+                    }
+                }
+                for ((&i, &c), &t) in rest.iter().zip(c_rest).zip(t_rest) {
+                    take!(0, i, c, t);
+                }
+                sum += f64::from(of_block.iter().sum::<f32>());
+                if ADD {
+                    for sums in sums {
+                        for k in 0..K {
+                            out[k] = simd.add_f32s(out[k], sums[k]);
+                        }
+                    }
+                }
+            }
+            return sum;
         }
-        dots
+        let mut weights = [0.0f32; BLOCK];
+        for (indices, c, t) in entries.blocks() {
+            let mut of_block = 0.0;
+            for (weight, ((&i, &c), &t)) in weights.iter_mut().zip(indices.iter().zip(c).zip(t)) {
+                let mut sums = [simd.splat_f32s(0.0); K];
+                for (y, x) in self.row::<S>(i).iter().zip(x) {
+                    for k in 0..K {
+                        sums[k] = simd.mul_add_f32s(y[k], x[k], sums[k]);
+                    }
+                }
+                let mut products = sums[0];
+                for more in &sums[1..] {
+                    products = simd.add_f32s(products, *more);
+                }
+                let yx = simd.reduce_sum_f32s(products);
+                let (v, w) = weigh::<RESIDUAL>(c, t, yx);
+                of_block += v * yx;
+                *weight = w;
+            }
+            sum += f64::from(of_block);
+            if ADD {
+                self.add::<S, U>(simd, indices, &weights, out);
+            }
+        }
+        sum
     }
 
     /// `out += Σ wᵢyᵢ`
     #[inline(always)]
-    fn add<S: Simd, const U: usize>(&self, simd: S, indices: &[u32], w: &[f32], out: &mut [f32]) {
-        let zero = simd.splat_f32s(0.0);
+    fn add<S: Simd, const U: usize>(&self, simd: S, indices: &[u32], w: &[f32], out: &mut [[S::f32s; K]]) {
         let (many, rest) = indices.as_chunks::<U>();
         let (many_w, rest_w) = w[..indices.len()].as_chunks::<U>();
-        let tiles: &mut [[S::f32s; K]] = S::as_mut_simd_f32s(out).0.as_chunks_mut().0;
-        for (tile, out) in tiles.iter_mut().enumerate() {
-            let mut sums = [[zero; K]; U];
+        for (tile, out) in out.iter_mut().enumerate() {
+            let mut sums = [[simd.splat_f32s(0.0); K]; U];
             for (indices, w) in many.iter().zip(many_w) {
                 for u in 0..U {
                     let (y, w) = (&self.row::<S>(indices[u])[tile], simd.splat_f32s(w[u]));
@@ -472,27 +519,11 @@ impl<const K: usize> Table<'_, K> {
     }
 }
 
-/// The products of two rows, summed but for the lanes of one register.
+/// What an entry counts in a pass over all with the vector `x`: `(v, w)`. For the residual `v = ct` and
+/// `w = ct − (c−1) y·x`; for a product with the matrix both are `(c−1) y·x`, so that `Σ v (y·x)` is `xᵀ Σ(c−1)yyᵀ x`.
 #[inline(always)]
-fn lane_sums<S: Simd, const K: usize>(simd: S, y: &[[S::f32s; K]], x: &[[S::f32s; K]]) -> S::f32s {
-    if let ([y, ..], [x]) = (y, x) {
-        let mut sum = simd.mul_f32s(y[0], x[0]);
-        for k in 1..K {
-            sum = simd.mul_add_f32s(y[k], x[k], sum);
-        }
-        return sum;
-    }
-    let mut sums = [simd.splat_f32s(0.0); K];
-    for (y, x) in y.iter().zip(x) {
-        for k in 0..K {
-            sums[k] = simd.mul_add_f32s(y[k], x[k], sums[k]);
-        }
-    }
-    let mut sum = sums[0];
-    for more in &sums[1..] {
-        sum = simd.add_f32s(sum, *more);
-    }
-    sum
+fn weigh<const RESIDUAL: bool>(c: f32, t: f32, yx: f32) -> (f32, f32) {
+    if RESIDUAL { (c * t, c * t - (c - 1.0) * yx) } else { ((c - 1.0) * yx, (c - 1.0) * yx) }
 }
 
 #[cfg(test)]
@@ -594,8 +625,12 @@ mod tests {
     fn conjugate_gradient_comes_to_the_exact_solution_and_knows_the_loss_on_its_way() {
         for (d, n) in SHAPES {
             let case = Case::new(d, n);
-            let gram = Gram::of_array(case.other.view());
-            let rows = Rows::of(case.y.view());
+            // Everything in the coordinates of the eigenvectors, as `improve` wants it.
+            let (mut other, mut rows) = (Rows::of(case.other.view()), Rows::of(case.y.view()));
+            let eigen = Gram::of(&other).eigen().unwrap();
+            other.rotate(&eigen);
+            rows.rotate(&eigen);
+            let gram = Gram::of(&other);
             let mut solver = WeightedRidge::new(d);
             let (exact, lowest) = solver.solve(&gram, 5.0, case.entries(&rows)).map(|(x, l)| (x.to_vec(), l)).unwrap();
             let start: Vec<f32> = (0..d).map(|i| (i % 5) as f32 / 50.0).collect();
@@ -603,7 +638,7 @@ mod tests {
             for steps in [0, 1, 2, 3, 5, 200] {
                 let mut x = Rows::zeros(1, d);
                 x.row_mut(0).copy_from_slice(&start);
-                let lowered = solver.improve(&gram, 5.0, case.entries(&rows), steps, x.padded_mut()).unwrap();
+                let lowered = solver.improve(&eigen, 5.0, case.entries(&rows), steps, x.padded_mut()).unwrap();
                 assert!(x.padded()[d..].iter().all(|&pad| pad == 0.0));
                 // −q(x) = 2bᵀx − xᵀAx, from its definition.
                 let quadratic = {
@@ -633,10 +668,24 @@ mod tests {
     }
 
     #[test]
+    fn without_entries_that_differ_from_the_rest_one_step_is_exact() {
+        // Confidence 1 is what the unobserved have: A = Λ + λ, which is the preconditioner.
+        let case = Case { c: vec![1.0; 30], ..Case::new(40, 30) };
+        let mut rows = Rows::of(case.y.view());
+        let eigen = Gram::of(&rows).eigen().unwrap();
+        rows.rotate(&eigen);
+        let mut solver = WeightedRidge::new(40);
+        let exact = solver.solve(&Gram::of(&rows), 2.0, case.entries(&rows)).unwrap().0.to_vec();
+        let mut x = Rows::zeros(1, 40);
+        solver.improve(&eigen, 2.0, case.entries(&rows), 1, x.padded_mut()).unwrap();
+        x.row(0).iter().zip(&exact).for_each(|(x, e)| assert!((x - e).abs() < 1e-4, "{x} {e}"));
+    }
+
+    #[test]
     fn what_was_only_refused_has_no_place() {
         let case = Case { t: vec![0.0; 9], ..Case::new(40, 9) };
         let rows = Rows::of(case.y.view());
-        let gram = Gram::of(&rows);
+        let gram = Gram::of(&rows).eigen().unwrap();
         let mut x = Rows::of(Array2::ones((1, 40)).view());
         let lowered = WeightedRidge::new(40).improve(&gram, 1.0, case.entries(&rows), 3, x.padded_mut()).unwrap();
         assert!(lowered == 0.0 && x.row(0) == [0.0; 40]);
@@ -653,6 +702,8 @@ mod tests {
         assert!((score - 1.0).abs() < 0.01, "{score}");
         let bad = Gram::from_matrix(Array2::from_elem((20, 20), f32::NAN).view());
         assert!(solver.solve(&bad, 1.0, entries).is_err());
-        assert!(solver.improve(&bad, 1.0, entries, 3, Rows::zeros(1, 20).padded_mut()).is_err());
+        let gram = Gram::of(&rows).eigen().unwrap();
+        let infinite = Entries { confidence: &[f32::INFINITY], ..entries };
+        assert!(solver.improve(&gram, 1.0, infinite, 3, Rows::zeros(1, 20).padded_mut()).is_err());
     }
 }
