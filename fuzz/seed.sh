@@ -102,7 +102,47 @@ text = open("fuzz_targets/tiny-model.toml", "rb").read()
 open("corpus/formats/model", "wb").write(b"\x02" + text)
 open("corpus/formats/factors", "wb").write(b"\x03" + open("../models/game-music/factors/factors.toml", "rb").read())
 about = b'{"seconds":1.0,"start_seconds":[0.0,0.5],"tiled":false,"tags":{},"format":"wav","codec":"pcm","source_rate":22050,"channels":1}'
+# The weights of that network: one tensor behind the other, all zero but the deviations.
+def tensor(name, *shape):
+    global at
+    count = 1
+    for n in shape:
+        count *= n
+    at, begin = at + 2 * count, at
+    return f'"{name}":{{"dtype":"F16","shape":{list(shape)},"data_offsets":[{begin},{at}]}}'
+
+at, tensors, before = 0, [], 8
+for i, n in enumerate([8, 8, 12, 12], 1):
+    tensors += [tensor(f"conv{i}.bias", n), tensor(f"conv{i}.weight", n, before, 4)]
+    before = n
+for name, n, inputs in [("dense1", 24, 36), ("dense2", 24, 24), ("output", 5, 24)]:
+    tensors += [tensor(f"{name}.bias", n), tensor(f"{name}.weight", n, inputs)]
+tensors += [tensor("input.mean", 8), tensor("input.std", 8)]
+header = ('{"__metadata__":{"format":"pt"},' + ",".join(tensors) + "}").encode()
+open("corpus/formats/weights", "wb").write(b"\x01" + struct.pack("<Q", len(header)) + header + b"\0\x3c" * (at // 2))
+# NumPy's arrays: 3 vectors of 2 numbers; in an archive, as implicit has them.
+import io, zipfile
+def npy(dtype, shape, body):
+    head = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    return b"\x93NUMPY\1\0" + struct.pack("<H", len(head)) + head.encode() + body
+array = npy("<f4", "(3, 2)", struct.pack("<6f", *range(6)))
+open("corpus/formats/npy", "wb").write(b"\x06" + array)
+archive = io.BytesIO()
+with zipfile.ZipFile(archive, "w") as z:
+    for name, body in [("user_factors", array), ("item_factors", array), ("regularization", npy("<f8", "()", bytes(8)))]:
+        z.writestr(name + ".npy", body)
+open("corpus/formats/npz", "wb").write(b"\x04" + archive.getvalue())
 head = b"debutmel" + struct.pack("<4I", 1, 2, 4, 8) + b"0123456789abcdef" + struct.pack("<I", len(about)) + about + bytes(32)
 open("corpus/formats/cache", "wb").write(b"\x00" + head + 2 * (bytes(64) + bytes(32)))
 PY
+# A table of Spark's, where the program is built: half of the users' factors that it writes.
+debut=../target/release/debut
+if [ -x "$debut" ]; then
+    scratch=$(mktemp -d)
+    printf 'time,user,track\n1,a,x\n1,b,x\n1,b,y\n' > "$scratch/plays.csv"
+    "$debut" factorize "$scratch/plays.csv" --out "$scratch/factors" --set als.dimensions=3 > /dev/null
+    "$debut" factors export "$scratch/factors" --to spark --out "$scratch/spark" > /dev/null
+    (printf '\005'; cat "$scratch"/spark/itemFactors/*.parquet) > corpus/formats/spark
+    rm -r "$scratch"
+fi
 echo "seeds: $(ls corpus/hear | wc -l) files, $(ls corpus/packets | wc -l) streams, $(ls corpus/formats | wc -l) of our own formats"

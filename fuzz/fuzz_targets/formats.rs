@@ -1,14 +1,17 @@
-//! Our own files: a spectrogram of the cache, a model's weights, the descriptions of models and factors.
+//! Our own files (a spectrogram of the cache, a model's weights, the descriptions of models and factors), and the
+//! factors of other programs.
 //!
 //! First byte: which. Checksums are put right, so that what lies behind them is reached too.
 #![no_main]
 
 use std::fs;
+use std::path::Path;
 
 use debut::Error;
-use debut::audio::{CachedKey, FrontEnd, SpectrogramCache};
+use debut::audio::{CachedKey, FrontEnd, Listening, SpectrogramCache};
 use debut::encoder::{Model, ModelConfig};
-use debut::factors::Factors;
+use debut::events::ConfidenceConfig;
+use debut::factors::{AlsConfig, Factors, Format, Names};
 use libfuzzer_sys::fuzz_target;
 
 /// What is in a file is never an error of reading: a cut one says that it is cut.
@@ -22,10 +25,11 @@ fuzz_target!(|bytes: &[u8]| {
     let Some((&kind, body)) = bytes.split_first() else { return };
     let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
     let at = |name: &str| dir.path().join(name);
-    match kind % 4 {
+    match kind % 7 {
         0 => {
             let front_end = FrontEnd { mel_bands: 8, frames: 4, ..FrontEnd::default() };
-            let cache = SpectrogramCache::open(dir.path(), &front_end, 4, 2).unwrap();
+            let listening = Listening { segments: 2, ..Listening::default() };
+            let cache = SpectrogramCache::open(dir.path(), &front_end, 4, &listening).unwrap();
             let file = at("entry.mel");
             fs::write(&file, signed(body, &front_end.id())).unwrap();
             let key = CachedKey { content: "entry".into(), file };
@@ -46,13 +50,35 @@ fuzz_target!(|bytes: &[u8]| {
             check(Model::load(dir.path()));
             let _: Result<ModelConfig, _> = debut::artefact::read_toml(&at("model.toml"), "the description of a model");
         }
-        _ => {
+        3 => {
             fs::write(at("factors.toml"), body).unwrap();
             // The files that it names are not there.
             let _ = Factors::load(dir.path());
         }
+        // The factors of other programs: one array or table for both sides.
+        4 => {
+            fs::write(at("model.npz"), body).unwrap();
+            check(import(&at("model.npz"), Format::Implicit));
+        }
+        5 => {
+            for side in ["userFactors", "itemFactors"] {
+                fs::create_dir(at(side)).unwrap();
+                fs::write(at(side).join("part-0.parquet"), body).unwrap();
+            }
+            check(import(dir.path(), Format::Spark));
+        }
+        _ => {
+            fs::write(at("users.npy"), body).unwrap();
+            fs::write(at("tracks.npy"), body).unwrap();
+            check(import(dir.path(), Format::Npy));
+        }
     }
 });
+
+fn import(path: &Path, format: Format) -> Result<Factors, Error> {
+    let names = Names { numbered: true, ..Names::default() };
+    Factors::import(path, format, &names, &AlsConfig::default(), &ConfidenceConfig::default())
+}
 
 /// The name of the front end and the checksums cannot be guessed: they are put right.
 fn signed(body: &[u8], front_end: &str) -> Vec<u8> {

@@ -3,11 +3,14 @@
 //! | device | built with | what the machine must have |
 //! |---|---|---|
 //! | `cpu` | always | nothing |
-//! | `vulkan` | `--features vulkan` | the Vulkan loader (`libvulkan1`) and a driver with an adapter: the card's, or Mesa's |
-//! | `wgpu` | `--features wgpu` | an adapter for Vulkan, Metal or Direct3D 12, whichever wgpu prefers there |
+//! | `wgpu` | `--features wgpu` | an adapter for Vulkan (the loader, Debian's `libvulkan1`, and the card's driver or Mesa's), Metal or Direct3D 12 |
+//! | `vulkan` | `--features vulkan` | the same, for Vulkan; shaders are SPIR-V rather than WGSL, for `wgpu` too |
 //! | `cuda` | `--features cuda` | an NVIDIA driver and the CUDA toolkit's NVRTC and headers; **not tested** |
 //!
-//! Neither has run on a card yet. burn's `cuda` cannot be built without access to the Internet: a build script downloads LLVM.
+//! None has run on a card yet. `wgpu` was run on two drivers that compute on the processor, Mesa's lavapipe 22.3 and
+//! SwiftShader: its vectors equal the processor's to 1e-7. The SPIR-V of `vulkan` crashes the first and is multiplied wrongly
+//! by the second; a device's answer to one song is compared before it is used, so that the second is refused.
+//! burn's `cuda` cannot be built without access to the Internet: a build script downloads LLVM.
 
 use std::fmt;
 use std::str::FromStr;
