@@ -4,6 +4,8 @@
 //! First byte: which. Checksums are put right, so that what lies behind them is reached too.
 #![no_main]
 
+mod dependencies;
+
 use std::fs;
 use std::path::Path;
 
@@ -21,7 +23,7 @@ fn check<T>(result: Result<T, Error>) {
     }
 }
 
-fuzz_target!(|bytes: &[u8]| {
+fuzz_target!(init: dependencies::let_them_panic(), |bytes: &[u8]| {
     let Some((&kind, body)) = bytes.split_first() else { return };
     let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
     let at = |name: &str| dir.path().join(name);

@@ -1,9 +1,9 @@
 //! Whole files of any kind: containers, tags, seeking, decoders, the resampler and the spectrogram.
 #![no_main]
 
-use std::backtrace::Backtrace;
+mod dependencies;
+
 use std::cell::RefCell;
-use std::panic;
 use std::path::PathBuf;
 
 use debut::Error;
@@ -17,25 +17,6 @@ thread_local! {
         let path = dir.path().join("input");
         (dir, path)
     });
-}
-
-/// libFuzzer's hook ends the run at any panic, before it is caught. A panic of a dependency is expected: `hear` makes an
-/// error of it. One of our own is a finding even where it would be caught; and what is not caught ends the run as ever.
-fn let_dependencies_panic() {
-    let end_the_run = panic::take_hook();
-    panic::set_hook(Box::new(move |info| {
-        let of_a_dependency = |file: &str| file.contains("/registry/src/");
-        // An overflow within a function of the standard library is that of who called it.
-        let caller = || {
-            let trace = Backtrace::force_capture().to_string();
-            let files = trace.lines().filter_map(|line| line.trim_start().strip_prefix("at "));
-            let mut files = files.filter(|file| !file.contains("/rustc/") && !file.contains("fuzz"));
-            files.next().is_some_and(of_a_dependency)
-        };
-        if !info.location().is_some_and(|at| of_a_dependency(at.file())) && !caller() {
-            end_the_run(info);
-        }
-    }));
 }
 
 /// Puts the checksums of Ogg pages right (RFC 3533, section 6), without which a page that was changed is passed over.
@@ -58,7 +39,7 @@ fn with_ogg_checksums(bytes: &[u8]) -> Vec<u8> {
     file
 }
 
-fuzz_target!(init: let_dependencies_panic(), |bytes: &[u8]| {
+fuzz_target!(init: dependencies::let_them_panic(), |bytes: &[u8]| {
     FILE.with_borrow(|(_, path)| {
         std::fs::write(path, with_ogg_checksums(bytes)).unwrap();
         let listening = Listening { segments: 2, time_limit_s: 5.0 };
