@@ -114,7 +114,8 @@ impl Factors {
     }
 
     /// Takes factors that another program made. What they do not say is from `config`, for folding listeners and
-    /// tracks in (its λ, where the format has none; λ is plain, whatever the exponent) and from `confidence`. The number
+    /// tracks in (its λ, where the format has none; λ is plain, of Spark multiplied
+    /// with the number of a row's entries, whatever the exponent) and from `confidence`. The number
     /// of plays is 1 for each track with a vector.
     ///
     /// # Errors
@@ -150,7 +151,12 @@ impl Factors {
             return Err(Error::mismatch(what, format!("{d} dimensions"), tracks.factors.ncols()));
         }
         let regularisation = foreign.regularisation.filter(|&λ| λ > 0.0).unwrap_or(config.regularisation);
-        let config = AlsConfig { dimensions: d, regularisation, regularisation_exponent: 0.0, ..*config };
+        // Spark multiplies its λ with the number of a row's entries, as Zhou et al. 2008 do.
+        let (exponent, ridge) = match format {
+            Format::Spark => (1.0, Ridge { scale: f64::from(regularisation), unobserved: 0.0, exponent: 1.0 }),
+            Format::Implicit | Format::Npy => (0.0, Ridge::plain(regularisation)),
+        };
+        let config = AlsConfig { dimensions: d, regularisation, regularisation_exponent: exponent, ..*config };
         config.check()?;
         confidence.check()?;
         let dense = format != Format::Spark;
@@ -162,8 +168,8 @@ impl Factors {
             space: SpaceId::of(&[b"imported", &digest(&users.factors), &digest(&tracks.factors)]),
             config,
             confidence: *confidence,
-            user_ridge: Ridge::plain(config.regularisation),
-            track_ridge: Ridge::plain(config.regularisation),
+            user_ridge: ridge,
+            track_ridge: ridge,
             users: user_names,
             plays: tracks.factors.rows().into_iter().map(has_vector).collect(),
             user_factors: foreign.users.factors,
@@ -287,7 +293,9 @@ mod tests {
             assert_eq!((&back.user_factors, &back.track_factors), (&factors.user_factors, &factors.track_factors));
             assert_eq!((back.config.dimensions, back.plays.clone()), (3, vec![1, 0]));
             let expected = if format == Format::Implicit { 0.25 } else { AlsConfig::default().regularisation };
-            assert_eq!((back.config.regularisation, back.user_ridge), (expected, Ridge::plain(expected)));
+            let of_twelve = if format == Format::Spark { 12.0 * expected } else { expected };
+            assert_eq!((back.config.regularisation, back.user_ridge.at(12)), (expected, of_twelve));
+            assert_eq!(back.user_ridge, back.track_ridge);
             // What was imported is a factorisation like any: it saves, loads and folds in.
             back.save(&dir.path().join("saved")).unwrap();
             assert_eq!(Factors::load(&dir.path().join("saved")).unwrap().space, back.space);
