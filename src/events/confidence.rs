@@ -146,6 +146,20 @@ impl ConfidenceConfig {
         Ok(())
     }
 
+    /// The settings of the actions that count as evidence.
+    pub(super) fn weighed(&self) -> String {
+        let weights = [
+            ("play", self.play),
+            ("complete", self.complete),
+            ("like", self.like),
+            ("add", self.add),
+            ("skip", self.skip),
+            ("dislike", self.dislike),
+            ("playlist", self.playlist),
+        ];
+        weights.iter().filter(|(_, weight)| *weight > 0.0).map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
+    }
+
     /// What a whole action weighs; those that take another back weigh nothing.
     fn weight(&self, action: Action) -> f32 {
         match action {

@@ -5,6 +5,7 @@ mod als;
 mod checkpoint;
 mod exchange;
 mod fold_in;
+mod per_action;
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -19,6 +20,7 @@ pub use als::{Checkpoint, Progress, Start, fit, fit_from};
 pub use checkpoint::run_id;
 pub use exchange::{Format, Names};
 pub use fold_in::FoldIn;
+pub use per_action::{Part, PerAction};
 
 use crate::artefact::{SpaceId, atomic_write, file_hash, read_toml, write_toml};
 use crate::error::{Error, Result};
