@@ -87,6 +87,29 @@ fn factors_per_action_are_regressed_searched_and_handed_over_like_any_other() {
 }
 
 #[test]
+fn an_interrupted_factorisation_per_action_keeps_the_parts_that_were_done() {
+    let dir = tempfile::tempdir().unwrap();
+    write_log(dir.path(), 24);
+    let factorize = |out: &str| {
+        run(dir.path(), &[&["factorize", EVENTS, "--out", out, "--set", "als.dimensions=4"], &PER_ACTION[..]].concat())
+    };
+    // The folder of the second part's checkpoint cannot be made: an interruption whose moment is known.
+    fs::create_dir(dir.path().join("f")).unwrap();
+    fs::write(dir.path().join("f/checkpoint-like"), "in the way").unwrap();
+    let (code, _, stderr) = factorize("f");
+    assert!(code == 2 && stderr.contains("checkpoint-like"), "{stderr}");
+    assert!(!dir.path().join("f/factors.toml").exists());
+    fs::remove_file(dir.path().join("f/checkpoint-like")).unwrap();
+    let (code, _, stderr) = factorize("f");
+    assert!(code == 0 && stderr.contains("going on after iteration 15"), "{stderr}");
+    assert_eq!(factorize("whole").0, 0);
+    for file in ["users.npy", "tracks.npy", "factors.toml"] {
+        let bytes = |folder: &str| fs::read(dir.path().join(folder).join(file)).unwrap();
+        assert!(bytes("f") == bytes("whole"), "{file}");
+    }
+}
+
+#[test]
 fn parts_without_events_and_weights_that_make_no_sense_are_named() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join(EVENTS), "time,user,track,action\n0,a,x,play\n0,a,y,play\n0,b,y,play\n").unwrap();

@@ -109,14 +109,17 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
             "loss": log.losses, "cpu_seconds": log.cpu, "drift": drift,
         }))?;
     } else {
+        // The losses of different parts cannot be compared.
+        let loss = match (&log.losses[..], parts.is_empty()) {
+            ([first, .., last], true) => format!(", loss {first:.4e} to {last:.4e}"),
+            _ => String::new(),
+        };
         print_line(&format!(
-            "{} and {} in {} dimensions, {} held out, loss {:.4e} to {:.4e}: {} in {}",
+            "{} and {} in {} dimensions, {} held out{loss}: {} in {}",
             count(factors.users.len() as u64, "listener"),
             count(factors.tracks.len() as u64, "track"),
             factors.dimensions(),
             count(factors.held_out.len() as u64, "track"),
-            log.losses.first().copied().unwrap_or(f64::NAN),
-            log.losses.last().copied().unwrap_or(f64::NAN),
             factors.space,
             args.out.display()
         ))?;

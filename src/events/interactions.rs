@@ -605,6 +605,66 @@ mod tests {
     }
 
     #[test]
+    fn one_reading_makes_many_matrices_each_as_if_alone() {
+        let all = ConfidenceConfig { min_users_per_track: 2, ..ConfidenceConfig::default() };
+        let configs = [
+            all,
+            ConfidenceConfig { like: 0.0, dislike: 0.0, ..all },
+            ConfidenceConfig { play: 0.0, complete: 0.0, skip: 0.0, add: 0.0, playlist: 0.0, ..all },
+            ConfidenceConfig { half_life_days: 7.0, max_tracks_per_user: 5, ..all },
+        ];
+        let dir = tempfile::tempdir().unwrap();
+        for capacity in [700, 5000] {
+            let mut builder = InteractionsBuilder::new(&all, &EventsConfig::default(), None).unwrap();
+            builder.events = Spill::new(capacity, dir.path());
+            log(5000).iter().for_each(|e| builder.push(e).unwrap());
+            let together = builder.finish_each(&configs).unwrap();
+            assert_eq!(together.len(), configs.len());
+            for (config, found) in configs.iter().zip(&together) {
+                let alone = interactions(log(5000).into_iter(), config, None).unwrap();
+                assert_eq!(whole(found), whole(&alone), "{config:?}");
+                assert_eq!(&found.config, config);
+            }
+        }
+        let mut builder = InteractionsBuilder::new(&all, &EventsConfig::default(), None).unwrap();
+        builder.push(&play(1, "u", "t")).unwrap();
+        let likes = ConfidenceConfig { min_users_per_track: 0, ..configs[2] };
+        let message = builder.finish_each(&[likes]).unwrap_err().to_string();
+        assert!(message.contains("carries weight (like, dislike)"), "{message}");
+    }
+
+    #[test]
+    fn a_matrix_within_another_has_the_pairs_that_are_in_both_as_they_were() {
+        let config = ConfidenceConfig::default();
+        let mut events = log(3000);
+        let part =
+            interactions(events.clone().into_iter().filter(|e| e.action == Action::Play), &config, None).unwrap();
+        events.retain(|e| !e.track.as_str().ends_with('7') && !e.user.as_str().ends_with('3'));
+        let other = ConfidenceConfig { max_tracks_per_user: 9, ..config };
+        let other = interactions(events.into_iter(), &other, None).unwrap();
+        let within = part.within(&other);
+        let mut seen = 0;
+        for user in part.users.names() {
+            for track in part.tracks.names() {
+                let (user, track) = (user.as_str(), track.as_str());
+                let expected = pair(&part, user, track).filter(|_| pair(&other, user, track).is_some());
+                assert_eq!(pair(&within, user, track), expected, "{user} {track}");
+                seen += usize::from(expected.is_some());
+            }
+        }
+        assert!(seen == within.by_user.len() && (50..part.by_user.len()).contains(&seen), "{seen}");
+        assert!(within.users.names().is_sorted() && within.tracks.names().is_sorted());
+        let listeners = |t: usize| {
+            let of = |user: &UserId| {
+                !user.is_playlist() && pair(&within, user.as_str(), within.tracks.names()[t].as_str()).is_some()
+            };
+            within.users.names().iter().filter(|user| of(user)).count() as u32
+        };
+        assert!((0..within.tracks.len()).all(|t| within.plays[t] == listeners(t)));
+        assert_eq!(whole(&part.within(&part)), whole(&part));
+    }
+
+    #[test]
     fn one_user_and_one_song_are_a_matrix_and_nothing_is_an_error() {
         let config = ConfidenceConfig::default();
         let of = |event: Event| interactions([event].into_iter(), &config, None);
