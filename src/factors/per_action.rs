@@ -11,6 +11,8 @@
 //! other, of more dimensions: the encoder regresses it (each part a block of its output), the index searches it. Who
 //! folds in later, listener or track, is solved against all dimensions at once with the evidence of all actions merged:
 //! for two parts that are the same this is the fold-in of one, and a listener then needs no vector per action.
+//!
+//! On real logs one matrix for all was as good or better (`benches/README.md`), at the cost of one fit: it is the default.
 
 use ndarray::{Array2, s};
 use serde::{Deserialize, Serialize};
