@@ -16,7 +16,7 @@ use crate::audio::Listening;
 use crate::encoder::{EncoderConfig, TrainConfig};
 use crate::error::{Error, Result};
 use crate::events::{ConfidenceConfig, EventsConfig};
-use crate::factors::AlsConfig;
+use crate::factors::{AlsConfig, PerAction};
 use crate::handover::HandoverConfig;
 use crate::index::IndexConfig;
 use crate::ingest::IngestConfig;
@@ -29,6 +29,7 @@ pub struct Config {
     pub events: EventsConfig,
     pub confidence: ConfidenceConfig,
     pub als: AlsConfig,
+    pub per_action: PerAction,
     pub encoder: EncoderConfig,
     pub train: TrainConfig,
     pub handover: HandoverConfig,
@@ -40,8 +41,8 @@ impl Config {
     /// The defaults, changed by the file, changed by `stage.name=value` pairs.
     ///
     /// # Errors
-    /// `Format` or `Invalid` naming the setting that does not exist, has the wrong type or, of listening and ingestion,
-    /// is out of its range: what they make must not be begun.
+    /// `Format` or `Invalid` naming the setting that does not exist, has the wrong type or, of listening, ingestion
+    /// and factorisations per action, is out of its range: what they make must not be begun.
     pub fn load(file: Option<&Path>, sets: &[String]) -> Result<Config> {
         let mut table = match file {
             None => Table::new(),
@@ -67,6 +68,7 @@ impl Config {
             .map_err(|e| Error::invalid(format!("setting in {source}"), "a known name and a fitting value", e))?;
         config.listen.check()?;
         config.ingest.check()?;
+        config.per_action.check()?;
         Ok(config)
     }
 }

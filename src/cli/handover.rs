@@ -89,8 +89,11 @@ pub fn hand_over_all(
     adopt(store, &space)?;
     let d = space.dimensions;
 
-    // The vector of every listener of the events: the learned one, or folded in if the fit did not know him.
-    let known: HashMap<_, _> = factors.users.iter().enumerate().map(|(row, id)| (id, row)).collect();
+    // The vector of every user of the events: the learned one, or folded in if the fit did not know him (or none of the
+    // actions that were factorised).
+    let is_known = |row: &usize| factors.user_factors.row(*row).iter().any(|v| *v != 0.0);
+    let known: HashMap<_, _> =
+        (0..factors.users.len()).filter(is_known).map(|row| (&factors.users[row], row)).collect();
     let rows: HashMap<_, _> = factors.tracks.iter().enumerate().map(|(row, id)| (id, row)).collect();
     let fold_in = space.fold_in_users()?;
     let mut users = Array2::<f32>::zeros((data.users.len(), d));
@@ -195,11 +198,10 @@ pub fn hand_over_all(
     store.commit(&changes)?;
     bar.finish_and_clear();
 
+    // A playlist is a user among others as evidence, but nobody to whom a track can be shown.
+    let listeners = data.users.names().iter().enumerate().filter(|(_, id)| !id.is_playlist());
     let listeners: Vec<Listener> =
-        data.users
-            .names()
-            .iter()
-            .enumerate()
+        listeners
             .map(|(user, id)| {
                 let (tracks, confidence, preference) = data.by_user.row(user);
                 let met = tracks.iter().zip(confidence).zip(preference).map(|((&track, &confidence), &preference)| {

@@ -10,7 +10,7 @@ mod splits;
 pub use cold_start::{ColdStart, ColdStartScores, cold_start};
 pub use handover_path::{PathPoint, PathSettings, handover_path};
 pub use metrics::MeanSe;
-pub use ranking::{ListScores, RankingScores, RankingTask};
+pub use ranking::{ListScores, ListenerScores, RankingScores, RankingTask};
 pub use splits::{GlobalCut, MIN_HISTORY, UserCuts, hold_out_pairs};
 
 use crate::error::{Error, Result};

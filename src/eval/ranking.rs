@@ -46,6 +46,9 @@ pub struct RankingScores {
     pub auc: MeanSe,
     /// Listeners scored.
     pub users: usize,
+    /// Each of them, in the order of [`RankingTask::users`].
+    #[serde(skip)]
+    pub listeners: Vec<ListenerScores>,
 }
 
 /// The scores of lists of length `k`.
@@ -64,10 +67,12 @@ pub struct ListScores {
 }
 
 /// What one listener's scores come to.
-struct Listener {
+#[derive(Clone, Debug, PartialEq)]
+pub struct ListenerScores {
     /// Recall, NDCG, average precision and popularity, for each length.
-    at: Vec<[f64; 4]>,
-    auc: Option<f64>,
+    pub at: Vec<[f64; 4]>,
+    /// None where no other track could be ranked.
+    pub auc: Option<f64>,
 }
 
 impl RankingTask {
@@ -197,8 +202,8 @@ impl RankingTask {
             progress(users.len());
             Ok(measured.into_iter().map(|(listener, _)| listener).collect())
         });
-        let blocks: Vec<Vec<Listener>> = blocks.collect::<Result<_>>()?;
-        let listeners: Vec<Listener> = blocks.into_iter().flatten().collect();
+        let blocks: Vec<Vec<ListenerScores>> = blocks.collect::<Result<_>>()?;
+        let listeners: Vec<ListenerScores> = blocks.into_iter().flatten().collect();
         let exposures = exposures.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
         let mean = |length: usize, metric: usize| {
             mean_se(&listeners.iter().map(|listener| listener.at[length][metric]).collect::<Vec<_>>())
@@ -215,7 +220,7 @@ impl RankingTask {
             })
             .collect();
         let aucs: Vec<f64> = listeners.iter().filter_map(|listener| listener.auc).collect();
-        Ok(RankingScores { at, auc: mean_se(&aucs), users: listeners.len() })
+        Ok(RankingScores { at, auc: mean_se(&aucs), users: listeners.len(), listeners })
     }
 
     /// Listener number `i` of `users`, and the longest list.
@@ -226,7 +231,7 @@ impl RankingTask {
         lengths: &[usize],
         longest: usize,
         percentiles: &[f64],
-    ) -> Result<(Listener, Vec<u32>)> {
+    ) -> Result<(ListenerScores, Vec<u32>)> {
         let (user, relevant) = (self.users[i], &self.relevant[i]);
         if scores.iter().any(|s| s.is_nan()) {
             let name = &self.train.users.names()[user as usize];
@@ -245,7 +250,7 @@ impl RankingTask {
             ]
         };
         let at = lengths.iter().map(of).collect();
-        Ok((Listener { at, auc: auc(scores, relevant, met) }, list))
+        Ok((ListenerScores { at, auc: auc(scores, relevant, met) }, list))
     }
 }
 

@@ -15,8 +15,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::{HoldOut, split};
 use crate::error::{Error, Result};
-use crate::events::{Csr, Event, Interactions};
-use crate::ids::{Ids, UserId};
+use crate::events::{Event, Interactions};
+use crate::ids::UserId;
 
 /// Of a shorter history nothing is taken away: one would test on what is left of a listener, not on a listener.
 pub const MIN_HISTORY: usize = 5;
@@ -138,48 +138,7 @@ pub fn hold_out_pairs(data: &Interactions, share: f64, seed: u64) -> Result<Hold
             "none",
         ));
     }
-    Ok(HoldOut { train: keep(data, |i| !held_out[i]), held_out: keep(data, |i| held_out[i]) })
-}
-
-/// Only the entries that `kept` names, and their listeners and tracks.
-fn keep(data: &Interactions, kept: impl Fn(usize) -> bool) -> Interactions {
-    let rows = 0..data.users.len();
-    let entries = |row: usize| data.by_user.indptr[row] as usize..data.by_user.indptr[row + 1] as usize;
-    let mut has_track = vec![false; data.tracks.len()];
-    let mut has_user = vec![false; data.users.len()];
-    for row in rows.clone() {
-        for entry in entries(row).filter(|&i| kept(i)) {
-            has_user[row] = true;
-            has_track[data.by_user.indices[entry] as usize] = true;
-        }
-    }
-    let renumber = |has: &[bool]| {
-        let mut next = 0;
-        let number = |&has: &bool| {
-            next += u32::from(has);
-            next.wrapping_sub(1) // of one that is left out, never looked at
-        };
-        has.iter().map(number).collect::<Vec<u32>>()
-    };
-    let (user_number, track_number) = (renumber(&has_user), renumber(&has_track));
-    let users: Ids<_> =
-        data.users.names().iter().zip(&has_user).filter(|(_, has)| **has).map(|(n, _)| n.clone()).collect();
-    let tracks: Ids<_> =
-        data.tracks.names().iter().zip(&has_track).filter(|(_, has)| **has).map(|(n, _)| n.clone()).collect();
-    let csr = &data.by_user;
-    let pairs = rows.flat_map(|row| {
-        let (tracks, confidence, preference) = csr.row(row);
-        let of_row = entries(row).zip(tracks).zip(confidence.iter().zip(preference)).filter(|((i, _), _)| kept(*i));
-        of_row.map(move |((_, &track), (&c, &p))| (row, track, c, p)).collect::<Vec<_>>()
-    });
-    let pairs = pairs.map(|(row, track, c, p)| (user_number[row], track_number[track as usize], c, p));
-    let by_user = Csr::from_sorted(users.len(), tracks.len(), pairs);
-    let mut plays = vec![0; tracks.len()];
-    for row in 0..by_user.rows() {
-        let (tracks, _, preference) = by_user.row(row);
-        tracks.iter().zip(preference).for_each(|(&track, &p)| plays[track as usize] += u32::from(p > 0.0));
-    }
-    Interactions { users, tracks, by_user, plays, config: data.config, now: data.now }
+    Ok(HoldOut { train: data.retain_pairs(|i| !held_out[i]), held_out: data.retain_pairs(|i| held_out[i]) })
 }
 
 #[cfg(test)]

@@ -43,12 +43,70 @@ impl Interactions {
         Interactions { users, tracks, by_user, plays, config, now }
     }
 
+    /// Without the users and tracks below the minimums.
+    ///
+    /// # Errors
+    /// `Invalid` where nothing is left.
+    fn above_minimums(self) -> Result<Interactions> {
+        let config = &self.config;
+        if config.min_users_per_track <= 1 && config.min_tracks_per_user <= 1 {
+            return Ok(self); // nobody is there without one
+        }
+        let (users, tracks) = self.by_user.core(config.min_tracks_per_user, config.min_users_per_track);
+        if !users.contains(&true) {
+            let settings = "confidence.min_users_per_track and confidence.min_tracks_per_user";
+            let found = format!("{} and {}", config.min_users_per_track, config.min_tracks_per_user);
+            return Err(Error::invalid(settings, "minimums that somebody meets", found));
+        }
+        Ok(self.select(&users, &tracks))
+    }
+
     /// Only the tracks that `keep` names, and the users who met one of them.
     pub fn retain_tracks(&self, keep: impl Fn(&TrackId) -> bool) -> Interactions {
         let tracks: Vec<bool> = self.tracks.names().iter().map(keep).collect();
         let met = |row| self.by_user.row(row).0.iter().any(|&t| tracks[t as usize]);
         let users: Vec<bool> = (0..self.users.len()).map(met).collect();
         self.select(&users, &tracks)
+    }
+
+    /// Only the pairs whose entry (a place in `by_user.indices`) `keep` names, and the users and tracks that are in one.
+    pub fn retain_pairs(&self, keep: impl Fn(usize) -> bool) -> Interactions {
+        let entries = |row: usize| self.by_user.indptr[row] as usize..self.by_user.indptr[row + 1] as usize;
+        let mut has_user = vec![false; self.users.len()];
+        let mut has_track = vec![false; self.tracks.len()];
+        for (row, has_user) in has_user.iter_mut().enumerate() {
+            for entry in entries(row).filter(|&entry| keep(entry)) {
+                *has_user = true;
+                has_track[self.by_user.indices[entry] as usize] = true;
+            }
+        }
+        let (user_numbers, track_numbers) = (numbers_of(&has_user), numbers_of(&has_track));
+        let pairs = (0..self.users.len()).flat_map(|row| {
+            let (tracks, confidence, preference) = self.by_user.row(row);
+            let of_row = entries(row).zip(tracks).zip(confidence.iter().zip(preference));
+            let kept = of_row.filter(|((entry, _), _)| keep(*entry));
+            let (user_numbers, track_numbers) = (&user_numbers, &track_numbers);
+            kept.map(move |((_, &track), (&c, &p))| (user_numbers[row], track_numbers[track as usize], c, p))
+        });
+        let (users, tracks) = (kept(self.users.names(), &has_user), kept(self.tracks.names(), &has_track));
+        let by_user = Csr::from_sorted(users.len(), tracks.len(), pairs);
+        Interactions::new(users, tracks, by_user, self.config, self.now)
+    }
+
+    /// Only the pairs that `other` has, too: a matrix of some actions, under the limits (and without what is held out)
+    /// of the matrix of all.
+    pub fn within(&self, other: &Interactions) -> Interactions {
+        let users: Vec<Option<u32>> = self.users.names().iter().map(|user| other.users.number(user)).collect();
+        let tracks: Vec<Option<u32>> = self.tracks.names().iter().map(|track| other.tracks.number(track)).collect();
+        let mut kept = vec![false; self.by_user.len()];
+        for (row, user) in users.iter().enumerate() {
+            let Some(theirs) = user.map(|user| other.by_user.row(user as usize).0) else { continue };
+            for entry in self.by_user.indptr[row] as usize..self.by_user.indptr[row + 1] as usize {
+                let track = tracks[self.by_user.indices[entry] as usize];
+                kept[entry] = track.is_some_and(|track| theirs.binary_search(&track).is_ok());
+            }
+        }
+        self.retain_pairs(|entry| kept[entry])
     }
 
     fn select(&self, users: &[bool], tracks: &[bool]) -> Interactions {
@@ -60,6 +118,16 @@ impl Interactions {
 
 fn kept<I: Clone + Eq + std::hash::Hash>(names: &[I], keep: &[bool]) -> Ids<I> {
     names.iter().zip(keep).filter(|(_, keep)| **keep).map(|(name, _)| name.clone()).collect()
+}
+
+/// For each of `has`, how many before it are true: its number among those that are.
+fn numbers_of(has: &[bool]) -> Vec<u32> {
+    let mut next = 0;
+    let number = |&has: &bool| {
+        next += u32::from(has);
+        next - u32::from(has)
+    };
+    has.iter().map(number).collect()
 }
 
 /// One event in 16 bytes, from the highest bits: user 32, track 32, time 32 (Unix seconds), action 3, value 29 (those of
@@ -175,71 +243,35 @@ impl InteractionsBuilder {
     /// # Errors
     /// `Invalid` where there was nothing, or nothing is left under the minimums.
     pub fn finish(self) -> Result<Interactions> {
-        let InteractionsBuilder { config, now, newest, users, tracks, events } = self;
+        let config = self.config;
+        let mut matrices = self.finish_each(&[config])?;
+        Ok(matrices.pop().expect("one for one configuration"))
+    }
+
+    /// A matrix for each of `configs`, instead of that for the configuration of [`InteractionsBuilder::new`], of the
+    /// same events, which are kept and sorted once. Ages are counted from the same moment.
+    ///
+    /// # Errors
+    /// `Invalid` where a setting is out of range, and where a matrix would be empty.
+    pub fn finish_each(self, configs: &[ConfidenceConfig]) -> Result<Vec<Interactions>> {
+        let InteractionsBuilder { now, newest, users, tracks, events, .. } = self;
         let mut events = events.finish()?;
         let (users, tracks) = (users.into_names(), tracks.into_names());
         let (user_order, track_order) = (alphabetical(&users), alphabetical(&tracks));
-        let rows = Rows {
-            config,
+        let mut rows = Rows {
+            config: ConfidenceConfig::default(),
             now: now.unwrap_or(newest),
             is_playlist: users.iter().map(UserId::is_playlist).collect(),
             track_places: places(&track_order),
         };
-
-        // First how long the rows are, then the rows themselves: so the matrix is made once, at its size.
-        let mut lengths = vec![0u32; users.len()];
-        let mut is_met = vec![false; tracks.len()];
-        let mut all_ones = true;
-        rows.for_each(&mut events, |user, row| {
-            lengths[user as usize] = row.len() as u32;
-            for pair in row {
-                is_met[pair.track as usize] = true;
-                all_ones &= pair.preference == 1.0;
-            }
-        })?;
-        let used = |order: Vec<u32>, is_used: &dyn Fn(u32) -> bool| -> Vec<u32> {
-            order.into_iter().filter(|&i| is_used(i)).collect()
+        let matrix = |config: &ConfidenceConfig| {
+            config.check()?;
+            rows.config = *config;
+            rows.matrix(&mut events, (&users, &user_order), (&tracks, &track_order))
         };
-        let user_order = used(user_order, &|user| lengths[user as usize] > 0);
-        let track_order = used(track_order, &|track| is_met[track as usize]);
-        if user_order.is_empty() {
-            return Err(Error::invalid("events", "at least one that carries weight", "none"));
-        }
-        let (user_numbers, track_numbers) = (numbers(&user_order, users.len()), numbers(&track_order, tracks.len()));
-        let row_lengths = user_order.iter().map(|&user| lengths[user as usize]);
-        let mut by_user = Csr::with_rows(row_lengths, track_order.len(), all_ones);
-        rows.for_each(&mut events, |user, row| {
-            if row.is_empty() {
-                return;
-            }
-            row.sort_unstable_by_key(|pair| track_numbers[pair.track as usize]);
-            let (columns, confidence, preference) = by_user.row_mut(user_numbers[user as usize] as usize);
-            for (i, pair) in row.iter().enumerate() {
-                columns[i] = track_numbers[pair.track as usize];
-                confidence[i] = pair.confidence;
-            }
-            if let Some(preference) = preference {
-                preference.iter_mut().zip(row).for_each(|(p, pair)| *p = pair.preference);
-            }
-        })?;
+        let matrices = configs.iter().map(matrix).collect::<Result<Vec<_>>>()?;
         drop(events);
-        let data = Interactions::new(
-            user_order.iter().map(|&i| users[i as usize].clone()).collect(),
-            track_order.iter().map(|&i| tracks[i as usize].clone()).collect(),
-            by_user,
-            config,
-            rows.now,
-        );
-        if config.min_users_per_track <= 1 && config.min_tracks_per_user <= 1 {
-            return Ok(data); // nobody is there without one
-        }
-        let (users, tracks) = data.by_user.core(config.min_tracks_per_user, config.min_users_per_track);
-        if !users.contains(&true) {
-            let settings = "confidence.min_users_per_track and confidence.min_tracks_per_user";
-            let found = format!("{} and {}", config.min_users_per_track, config.min_tracks_per_user);
-            return Err(Error::invalid(settings, "minimums that somebody meets", found));
-        }
-        Ok(data.select(&users, &tracks))
+        matrices.into_iter().map(Interactions::above_minimums).collect()
     }
 }
 
@@ -284,6 +316,59 @@ struct Rows {
 }
 
 impl Rows {
+    /// The matrix of these events; `users` and `tracks` are names and their numbers in alphabetical order.
+    fn matrix(
+        &self,
+        events: &mut Sorted,
+        (users, user_order): (&[UserId], &[u32]),
+        (tracks, track_order): (&[TrackId], &[u32]),
+    ) -> Result<Interactions> {
+        // First how long the rows are, then the rows themselves: so the matrix is made once, at its size.
+        let mut lengths = vec![0u32; users.len()];
+        let mut is_met = vec![false; tracks.len()];
+        let mut all_ones = true;
+        self.for_each(events, |user, row| {
+            lengths[user as usize] = row.len() as u32;
+            for pair in row {
+                is_met[pair.track as usize] = true;
+                all_ones &= pair.preference == 1.0;
+            }
+        })?;
+        let used = |order: &[u32], is_used: &dyn Fn(u32) -> bool| -> Vec<u32> {
+            order.iter().copied().filter(|&i| is_used(i)).collect()
+        };
+        let user_order = used(user_order, &|user| lengths[user as usize] > 0);
+        let track_order = used(track_order, &|track| is_met[track as usize]);
+        if user_order.is_empty() {
+            let expected = format!("at least one that carries weight ({})", self.config.weighed());
+            return Err(Error::invalid("events", expected, "none"));
+        }
+        let (user_numbers, track_numbers) = (numbers(&user_order, users.len()), numbers(&track_order, tracks.len()));
+        let row_lengths = user_order.iter().map(|&user| lengths[user as usize]);
+        let mut by_user = Csr::with_rows(row_lengths, track_order.len(), all_ones);
+        self.for_each(events, |user, row| {
+            if row.is_empty() {
+                return;
+            }
+            row.sort_unstable_by_key(|pair| track_numbers[pair.track as usize]);
+            let (columns, confidence, preference) = by_user.row_mut(user_numbers[user as usize] as usize);
+            for (i, pair) in row.iter().enumerate() {
+                columns[i] = track_numbers[pair.track as usize];
+                confidence[i] = pair.confidence;
+            }
+            if let Some(preference) = preference {
+                preference.iter_mut().zip(row).for_each(|(p, pair)| *p = pair.preference);
+            }
+        })?;
+        Ok(Interactions::new(
+            user_order.iter().map(|&i| users[i as usize].clone()).collect(),
+            track_order.iter().map(|&i| tracks[i as usize].clone()).collect(),
+            by_user,
+            self.config,
+            self.now,
+        ))
+    }
+
     /// Hands on, user by user, the pairs that carry weight, and no more of them than a user may have.
     fn for_each(&self, events: &mut Sorted, mut take: impl FnMut(u32, &mut Vec<Pair>)) -> Result<()> {
         let mut row = Vec::new();
@@ -517,6 +602,66 @@ mod tests {
             }
         }
         assert!(seen > 900 && seen == data.by_user.len(), "{seen}");
+    }
+
+    #[test]
+    fn one_reading_makes_many_matrices_each_as_if_alone() {
+        let all = ConfidenceConfig { min_users_per_track: 2, ..ConfidenceConfig::default() };
+        let configs = [
+            all,
+            ConfidenceConfig { like: 0.0, dislike: 0.0, ..all },
+            ConfidenceConfig { play: 0.0, complete: 0.0, skip: 0.0, add: 0.0, playlist: 0.0, ..all },
+            ConfidenceConfig { half_life_days: 7.0, max_tracks_per_user: 5, ..all },
+        ];
+        let dir = tempfile::tempdir().unwrap();
+        for capacity in [700, 5000] {
+            let mut builder = InteractionsBuilder::new(&all, &EventsConfig::default(), None).unwrap();
+            builder.events = Spill::new(capacity, dir.path());
+            log(5000).iter().for_each(|e| builder.push(e).unwrap());
+            let together = builder.finish_each(&configs).unwrap();
+            assert_eq!(together.len(), configs.len());
+            for (config, found) in configs.iter().zip(&together) {
+                let alone = interactions(log(5000).into_iter(), config, None).unwrap();
+                assert_eq!(whole(found), whole(&alone), "{config:?}");
+                assert_eq!(&found.config, config);
+            }
+        }
+        let mut builder = InteractionsBuilder::new(&all, &EventsConfig::default(), None).unwrap();
+        builder.push(&play(1, "u", "t")).unwrap();
+        let likes = ConfidenceConfig { min_users_per_track: 0, ..configs[2] };
+        let message = builder.finish_each(&[likes]).unwrap_err().to_string();
+        assert!(message.contains("carries weight (like, dislike)"), "{message}");
+    }
+
+    #[test]
+    fn a_matrix_within_another_has_the_pairs_that_are_in_both_as_they_were() {
+        let config = ConfidenceConfig::default();
+        let mut events = log(3000);
+        let part =
+            interactions(events.clone().into_iter().filter(|e| e.action == Action::Play), &config, None).unwrap();
+        events.retain(|e| !e.track.as_str().ends_with('7') && !e.user.as_str().ends_with('3'));
+        let other = ConfidenceConfig { max_tracks_per_user: 9, ..config };
+        let other = interactions(events.into_iter(), &other, None).unwrap();
+        let within = part.within(&other);
+        let mut seen = 0;
+        for user in part.users.names() {
+            for track in part.tracks.names() {
+                let (user, track) = (user.as_str(), track.as_str());
+                let expected = pair(&part, user, track).filter(|_| pair(&other, user, track).is_some());
+                assert_eq!(pair(&within, user, track), expected, "{user} {track}");
+                seen += usize::from(expected.is_some());
+            }
+        }
+        assert!(seen == within.by_user.len() && (50..part.by_user.len()).contains(&seen), "{seen}");
+        assert!(within.users.names().is_sorted() && within.tracks.names().is_sorted());
+        let listeners = |t: usize| {
+            let of = |user: &UserId| {
+                !user.is_playlist() && pair(&within, user.as_str(), within.tracks.names()[t].as_str()).is_some()
+            };
+            within.users.names().iter().filter(|user| of(user)).count() as u32
+        };
+        assert!((0..within.tracks.len()).all(|t| within.plays[t] == listeners(t)));
+        assert_eq!(whole(&part.within(&part)), whole(&part));
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod als;
 mod checkpoint;
 mod exchange;
 mod fold_in;
+mod per_action;
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -19,6 +20,7 @@ pub use als::{Checkpoint, Progress, Start, fit, fit_from};
 pub use checkpoint::run_id;
 pub use exchange::{Format, Names};
 pub use fold_in::FoldIn;
+pub use per_action::{Part, PerAction};
 
 use crate::artefact::{SpaceId, atomic_write, file_hash, read_toml, write_toml};
 use crate::error::{Error, Result};
@@ -31,7 +33,7 @@ use crate::linalg::{gram, norm};
 #[serde(default, deny_unknown_fields)]
 pub struct AlsConfig {
     /// Numbers per vector. 40 as in van den Oord et al. 2013; on track-level data 256 doubled NDCG@10, at five times
-    /// the cost.
+    /// the cost. With [`PerAction`] each part has so many.
     pub dimensions: usize,
     /// λ of an average row. Tune it together with `alpha` and `dimensions`: 1 to 30 were best on public data sets,
     /// 3 on track-level data at alpha 40.
