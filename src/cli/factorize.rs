@@ -123,9 +123,11 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
             factors.space,
             args.out.display()
         ))?;
-        if let Some(drift) = drift {
+        if let (Some(drift), Some(earlier)) = (drift, earlier) {
+            let same = factors.space == earlier.space;
             print_line(&format!(
-                "aligned with the earlier space: cosine {:.3} (before {:.3}) over {}, {:.1} % of them moved",
+                "aligned with the earlier factors, {}: cosine {:.3} (before {:.3}) over {}, {:.1} % of them moved",
+                if same { "in their space" } else { "in a space of its own" },
                 drift.cosine_after,
                 drift.cosine_before,
                 count(drift.shared as u64, "shared track"),

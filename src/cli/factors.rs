@@ -130,12 +130,13 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     } else {
         if let Some(drift) = drift {
             print_line(&format!(
-                "{} in both: mean cosine {:.3} before and {:.3} after, residual {:.3}, {:.1} % moved (below 0.8)",
+                "{} in both: mean cosine {:.3} before and {:.3} after, residual {:.3}, {:.1} % moved (below 0.8); {}",
                 count(drift.shared as u64, "track"),
                 drift.cosine_before,
                 drift.cosine_after,
                 drift.residual,
                 100.0 * drift.moved,
+                factors.space,
             ))?;
         }
         print_line(&format!(

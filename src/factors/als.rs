@@ -110,6 +110,7 @@ pub fn fit_from(
     let (user_factors, track_factors) = (users.into_array(), tracks.into_array());
     let settings = format!("{config:?} {:?}", data.config);
     Ok(Factors {
+        wandered: 0.0,
         space: SpaceId::of(&[settings.as_bytes(), &digest(&user_factors), &digest(&track_factors)]),
         config: *config,
         confidence: data.config,

@@ -126,6 +126,7 @@ impl Factors {
             name.push_str(&format!(" {weight} {}", part.space));
         }
         Ok(Factors {
+            wandered: 0.0,
             space: SpaceId::of(&[name.as_bytes()]),
             config: AlsConfig { dimensions, ..*config },
             confidence: all.config,
@@ -172,6 +173,7 @@ mod tests {
         iterations: 8,
         solver: crate::factors::Solver::Cholesky,
         cg_steps: 3,
+        same_space: 0.9,
         seed: 1,
     };
 

@@ -165,6 +165,7 @@ impl Factors {
         let track_names = name_rows(tracks, names.tracks.as_deref(), &tracks_ids, names.numbered, dense)?;
         let has_vector = |row: ndarray::ArrayView1<f32>| u32::from(row.iter().any(|&x| x != 0.0));
         Ok(Factors {
+            wandered: 0.0,
             space: SpaceId::of(&[b"imported", &digest(&users.factors), &digest(&tracks.factors)]),
             config,
             confidence: *confidence,
@@ -263,6 +264,7 @@ mod tests {
     pub(super) fn small() -> Factors {
         let names = |prefix: &str, n: usize| (0..n).map(|i| format!("{prefix} {i} 🎵")).collect::<Vec<_>>();
         Factors {
+            wandered: 0.0,
             space: SpaceId::of(&[b"small"]),
             config: AlsConfig { dimensions: 3, regularisation: 0.25, ..AlsConfig::default() },
             confidence: ConfidenceConfig::default(),
