@@ -62,7 +62,9 @@ fn index(songs: usize, graph: bool) -> (tempfile::TempDir, Index) {
 fn exact_top_10(bencher: Bencher, songs: usize) {
     let (_dir, index) = index(songs, false);
     let mut rng = ChaCha8Rng::seed_from_u64(2);
-    bencher.with_inputs(|| song(&mut rng)).bench_local_values(|query| index.search(&query, 10, &|_| true));
+    bencher
+        .with_inputs(|| song(&mut rng))
+        .bench_local_values(|query| index.search(&query, 10, &|_| true).expect("hits"));
 }
 
 #[divan::bench(args = [10_000, 100_000])]
@@ -72,9 +74,16 @@ fn graph_top_10(bencher: Bencher, songs: usize) {
     let mut found = 0;
     for _ in 0..200 {
         let query = song(&mut rng);
-        let truth: Vec<u64> = index.search(&query, 10, &|_| true).iter().map(|h| h.key).collect();
-        found += index.search_similar(&query, 10, &|_| true).iter().filter(|h| truth.contains(&h.key)).count();
+        let truth: Vec<u64> = index.search(&query, 10, &|_| true).expect("hits").iter().map(|h| h.key).collect();
+        found += index
+            .search_similar(&query, 10, &|_| true)
+            .expect("hits")
+            .iter()
+            .filter(|h| truth.contains(&h.key))
+            .count();
     }
     eprintln!("recall@10 of the graph at {songs}: {:.3}", found as f64 / 2000.0);
-    bencher.with_inputs(|| song(&mut rng)).bench_local_values(|query| index.search_similar(&query, 10, &|_| true));
+    bencher
+        .with_inputs(|| song(&mut rng))
+        .bench_local_values(|query| index.search_similar(&query, 10, &|_| true).expect("hits"));
 }

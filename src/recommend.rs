@@ -15,8 +15,8 @@ use serde::Serialize;
 use crate::error::{Error, Result};
 use crate::factors::{FoldIn, Space};
 use crate::ids::{Ids, TrackId, UserId};
-use crate::index::exact::Exact;
-use crate::index::{Hit, Index, IndexConfig};
+
+use crate::index::{Hit, Index, IndexConfig, Vectors};
 use crate::linalg::{norm, unit};
 use crate::store::{Listener, Met, SpaceRow, Store, Track};
 
@@ -142,7 +142,7 @@ impl Recommender {
             Query::Track(id) => {
                 let track = self.track(id)?;
                 let own = self.store.key(id)?;
-                let hits = self.index.search_similar(&track.vector, k, &|key| Some(key) != own);
+                let hits = self.index.search_similar(&track.vector, k, &|key| Some(key) != own)?;
                 self.tell(&hits, &|_| Ok(Vec::new()))
             }
             Query::Sound(vector) => {
@@ -153,7 +153,7 @@ impl Recommender {
                         vector.len(),
                     ));
                 }
-                let hits = self.index.search_similar(vector, k, &|_| true);
+                let hits = self.index.search_similar(vector, k, &|_| true)?;
                 self.tell(&hits, &|_| Ok(Vec::new()))
             }
             Query::User(id) => {
@@ -178,7 +178,10 @@ impl Recommender {
     }
 
     /// The `k` listeners whose taste is nearest to the track vector `[d]`, best first.
-    pub fn audience(&self, vector: &[f32], k: usize) -> Vec<Audience> {
+    ///
+    /// # Errors
+    /// `Mismatch` where the vector is of another space's dimensions.
+    pub fn audience(&self, vector: &[f32], k: usize) -> Result<Vec<Audience>> {
         self.listeners.nearest(vector, k)
     }
 
@@ -204,7 +207,7 @@ impl Recommender {
                     name: listener.id.to_string(),
                 });
             };
-            let hits = self.index.search(&taste, k, &|_| true);
+            let hits = self.index.search(&taste, k, &|_| true)?;
             return self.tell(&hits, &|_| Ok(Vec::new()));
         }
         let d = self.index.dimensions();
@@ -218,7 +221,7 @@ impl Recommender {
         // A history of skips alone folds in as zero: it says what not to play, and nothing of what to play.
         let Some(direction) = unit(&taste) else { return Ok(Vec::new()) };
         let length = norm(&taste);
-        let hits = self.index.search(&direction, k, &|key| !heard.contains(&key));
+        let hits = self.index.search(&direction, k, &|key| !heard.contains(&key))?;
         self.tell(&hits, &|track| {
             let shares = self.fold_in.explain(vectors.view(), &confidence, &preference, &track.vector)?;
             let mut because: Vec<Because> = history
@@ -268,24 +271,26 @@ fn file_name(track: &Track) -> Option<String> {
 /// Every listener's direction, scanned exactly.
 struct Listeners {
     ids: Ids<UserId>,
-    vectors: Exact,
+    vectors: Vectors,
 }
 
 impl Listeners {
     fn load(store: &Store, dimensions: usize) -> Result<Listeners> {
-        let mut listeners = Listeners { ids: Ids::new(), vectors: Exact::new(dimensions) };
+        let mut listeners = Listeners { ids: Ids::new(), vectors: Vectors::new(dimensions) };
+        let mut result = Ok(());
         store.for_each_listener(&mut |id, vector| {
             // A listener without a direction is near nothing.
-            if let Some(vector) = unit(&vector).filter(|v| v.len() == dimensions) {
+            if let Some(vector) = unit(&vector).filter(|v| v.len() == dimensions && result.is_ok()) {
                 let number = listeners.ids.intern(&id);
-                listeners.vectors.upsert(number.into(), &vector);
+                result = listeners.vectors.upsert(number.into(), &vector, ());
             }
         })?;
-        Ok(listeners)
+        result.map(|()| listeners)
     }
 
-    fn nearest(&self, vector: &[f32], k: usize) -> Vec<Audience> {
-        let hits = self.vectors.search(vector, k, &|_| true);
-        hits.iter().map(|h| Audience { listener: self.ids.names()[h.key as usize].clone(), score: h.score }).collect()
+    fn nearest(&self, vector: &[f32], k: usize) -> Result<Vec<Audience>> {
+        let hits = self.vectors.search(vector, k, &|_, ()| true)?;
+        let names = self.ids.names();
+        Ok(hits.iter().map(|h| Audience { listener: names[h.key as usize].clone(), score: h.score }).collect())
     }
 }

@@ -98,13 +98,13 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
         print_line(&format!("     {:.3}  {}", near.score, named(near)))?;
     }
     print_line("\n   The listeners it is recommended to:")?;
-    let audience = service.audience(&track.vector, 5);
+    let audience = service.audience(&track.vector, 5)?;
     for listener in &audience {
         print_line(&format!("     {:.3}  {}", listener.score, listener.listener))?;
     }
     // The first of them on whose own list it stands, or the first of them.
     let mut shown = None;
-    for listener in service.audience(&track.vector, 200) {
+    for listener in service.audience(&track.vector, 200)? {
         let list = service.recommend(&Query::User(listener.listener.clone()), 10)?;
         let has = list.iter().any(|r| r.track == id);
         if shown.is_none() || has {

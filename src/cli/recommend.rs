@@ -123,7 +123,7 @@ fn answer(recommender: &Recommender, query: &Query, k: usize, listeners: usize) 
     };
     Ok(Answer {
         tracks: recommender.recommend(query, k)?,
-        listeners: vector.map_or_else(Vec::new, |v| recommender.audience(&v, listeners)),
+        listeners: vector.map_or_else(|| Ok(Vec::new()), |v| recommender.audience(&v, listeners))?,
     })
 }
 

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use usearch::{Index as Usearch, IndexOptions, MetricKind, ScalarKind};
 
 use super::Hit;
-use super::exact::Exact;
+use super::vectors::Vectors;
 use crate::artefact::{atomic_write, file_hash};
 use crate::error::{Error, Result};
 
@@ -59,16 +59,16 @@ pub struct Graph {
 
 impl Graph {
     /// Builds a graph of all that `exact` holds, on all cores; `done` hears how many are in.
-    pub fn build(dimensions: usize, exact: &Exact, seq: i64, done: &(dyn Fn(usize) + Sync)) -> Result<Graph> {
+    pub fn build(dimensions: usize, exact: &Vectors, seq: i64, done: &(dyn Fn(usize) + Sync)) -> Result<Graph> {
         let index = empty(dimensions)?;
-        let songs: Vec<(u64, Vec<f32>)> = exact.iter().collect();
+        let songs: Vec<(u64, &[f32])> = exact.iter().collect();
         index.reserve_capacity_and_threads(songs.len().max(1), THREADS).map_err(refused)?;
         songs.par_chunks(256).try_for_each(|chunk| {
             for (key, vector) in chunk {
                 if *key == u64::MAX || !vector.iter().all(|v| v.is_finite()) {
                     return Err(Error::invalid("vector for the graph", "finite numbers", format!("key {key}")));
                 }
-                index.add(*key, vector.as_slice()).map_err(refused)?;
+                index.add(*key, *vector).map_err(refused)?;
             }
             done(chunk.len());
             Ok(())

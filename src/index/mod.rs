@@ -1,17 +1,22 @@
 //! Which songs are near a vector: a cache of the catalogue's vectors that follows its change feed.
 //!
-//! The [exact scan](exact) is the default and the oracle. Above [`IndexConfig::graph_above`] songs, song against song is
+//! The [exact scan](vectors) is the default and the oracle. Above [`IndexConfig::graph_above`] songs, song against song is
 //! answered by a [usearch graph](graph) and an exact scan of what came after it was built; listener against song stays
 //! exact, since at 40 dimensions a graph is slower there at equal recall up to a million songs.
 
 use std::collections::HashSet;
 
-pub mod exact;
+mod blocks;
+mod cells;
 pub mod graph;
+mod keys;
+mod top;
+pub mod vectors;
 
-use exact::{Best, Exact};
 pub use graph::Graph;
 use serde::{Deserialize, Serialize};
+use top::Best;
+pub use vectors::Vectors;
 
 use crate::error::{Error, Result};
 use crate::store::Store;
@@ -44,10 +49,10 @@ pub struct Index {
     config: IndexConfig,
     dimensions: usize,
     identity: String,
-    all: Exact,
+    all: Vectors,
     graph: Option<Graph>,
     /// Songs that are new or changed since the graph was built, and the keys for which it must not answer.
-    fresh: Exact,
+    fresh: Vectors,
     stale: HashSet<u64>,
     seq: i64,
     data_version: Option<i64>,
@@ -74,9 +79,9 @@ impl Index {
             config: config.clone(),
             dimensions,
             identity,
-            all: Exact::new(dimensions),
+            all: Vectors::new(dimensions),
             graph,
-            fresh: Exact::new(dimensions),
+            fresh: Vectors::new(dimensions),
             stale: HashSet::new(),
             seq: 0,
             data_version: None,
@@ -107,20 +112,25 @@ impl Index {
         let graph_seq = self.graph.as_ref().map_or(i64::MAX, |g| g.seq);
         let (all, fresh, stale, seq) = (&mut self.all, &mut self.fresh, &mut self.stale, &mut self.seq);
         let mut changed = 0;
-        let dimensions = self.dimensions;
-        let mut odd = None;
+        let mut odd = Ok(());
         store.changes_since(*seq, &mut |change| {
-            if let Some(vector) = change.vector.as_ref().filter(|v| v.len() != dimensions) {
-                odd.get_or_insert(vector.len());
+            if odd.is_err() {
                 return;
             }
             let after_graph = change.seq > graph_seq;
             match &change.vector {
                 Some(vector) => {
-                    all.upsert(change.key, vector);
-                    if after_graph {
-                        fresh.upsert(change.key, vector);
-                        stale.insert(change.key);
+                    let mut put_in = || {
+                        all.upsert(change.key, vector, ())?;
+                        if after_graph {
+                            fresh.upsert(change.key, vector, ())?;
+                            stale.insert(change.key);
+                        }
+                        Ok(())
+                    };
+                    odd = put_in();
+                    if odd.is_err() {
+                        return;
                     }
                 }
                 None => {
@@ -134,10 +144,7 @@ impl Index {
             *seq = change.seq;
             changed += 1;
         })?;
-        match odd {
-            None => Ok(changed),
-            Some(found) => Err(Error::mismatch("the index and the catalogue's vectors", dimensions, found)),
-        }
+        odd.map(|()| changed)
     }
 
     /// [`Index::refresh`], if another process has committed since the last call; costs microseconds otherwise.
@@ -152,12 +159,15 @@ impl Index {
     }
 
     /// The `k` songs of the largest cosine with the unit vector `query` `[d]` that `keep` lets through, exactly.
-    pub fn search(&self, query: &[f32], k: usize, keep: &dyn Fn(u64) -> bool) -> Vec<Hit> {
-        self.all.search(query, k, keep)
+    ///
+    /// # Errors
+    /// `Mismatch` of dimensions; `Invalid` for a query that is not finite.
+    pub fn search(&self, query: &[f32], k: usize, keep: &dyn Fn(u64) -> bool) -> Result<Vec<Hit>> {
+        self.all.search(query, k, &|key, ()| keep(key))
     }
 
     /// As [`Index::search`], for a query that is itself a song: through the graph where there is one.
-    pub fn search_similar(&self, query: &[f32], k: usize, keep: &dyn Fn(u64) -> bool) -> Vec<Hit> {
+    pub fn search_similar(&self, query: &[f32], k: usize, keep: &dyn Fn(u64) -> bool) -> Result<Vec<Hit>> {
         let Some(graph) = &self.graph else { return self.search(query, k, keep) };
         // Twice what is asked for, so that a handful of excluded songs leaves enough.
         let Ok(near) = graph.search(query, k.saturating_mul(2).saturating_add(16)) else {
@@ -166,17 +176,17 @@ impl Index {
         let mut best = Best::new(k);
         let mut kept = 0;
         for hit in near.into_iter().filter(|h| !self.stale.contains(&h.key) && keep(h.key)) {
-            best.push(hit);
+            best.push(hit, 0);
             kept += 1;
         }
         if kept < k.min(graph.songs.saturating_sub(self.stale.len())) {
             // The filter is too strict for a graph, which would wander: the scan costs the same as ever.
             return self.search(query, k, keep);
         }
-        for hit in self.fresh.search(query, k, keep) {
-            best.push(hit);
+        for hit in self.fresh.search(query, k, &|key, ()| keep(key))? {
+            best.push(hit, 0);
         }
-        best.into_sorted()
+        Ok(best.into_sorted())
     }
 
     /// Whether [`Index::build_graph`] is due: enough songs, and no graph or one that is too old.
@@ -191,7 +201,7 @@ impl Index {
         let graph = Graph::build(self.dimensions, &self.all, self.seq, done)?;
         graph.publish(store.folder(), &self.identity, self.dimensions)?;
         self.graph = Some(graph);
-        self.fresh = Exact::new(self.dimensions);
+        self.fresh = Vectors::new(self.dimensions);
         self.stale.clear();
         Ok(())
     }
@@ -256,8 +266,11 @@ mod tests {
         let mut found = 0;
         for _ in 0..100 {
             let query = unit(rng);
-            let truth = keys(&index.search(&query, 10, &|_| true));
-            found += keys(&index.search_similar(&query, 10, &|_| true)).iter().filter(|k| truth.contains(k)).count();
+            let truth = keys(&index.search(&query, 10, &|_| true).unwrap());
+            found += keys(&index.search_similar(&query, 10, &|_| true).unwrap())
+                .iter()
+                .filter(|k| truth.contains(k))
+                .count();
         }
         found as f64 / 1000.0
     }
@@ -270,13 +283,13 @@ mod tests {
         let new = unit(&mut rng);
         store.commit(&[song(1000, new.clone())]).unwrap();
         assert_eq!(index.refresh(&store).unwrap(), 1);
-        let best = index.search(&new, 1, &|_| true)[0];
+        let best = index.search(&new, 1, &|_| true).unwrap()[0];
         assert!((best.score - 1.0).abs() < 1e-5);
         let track = store.track_by_key(best.key).unwrap().unwrap();
         assert_eq!(track.id.as_str(), "song 1000");
         store.commit(&[Change::Remove(track.id)]).unwrap();
         index.refresh(&store).unwrap();
-        assert_ne!(index.search(&new, 1, &|_| true)[0].key, best.key);
+        assert_ne!(index.search(&new, 1, &|_| true).unwrap()[0].key, best.key);
         assert_eq!(index.refresh(&store).unwrap(), 0);
     }
 
@@ -305,8 +318,8 @@ mod tests {
         assert!(recall(&reopened, &mut rng) >= 0.95);
         let query = unit(&mut rng);
         assert_eq!(
-            keys(&reopened.search_similar(&query, 10, &|k| k % 500 == 0)),
-            keys(&reopened.search(&query, 10, &|k| k % 500 == 0)),
+            keys(&reopened.search_similar(&query, 10, &|k| k % 500 == 0).unwrap()),
+            keys(&reopened.search(&query, 10, &|k| k % 500 == 0).unwrap()),
             "a strict filter falls back to the scan"
         );
     }
@@ -337,9 +350,12 @@ mod tests {
                 let query = unit(&mut rng);
                 if bytes != whole && path.extension().is_some_and(|e| e == "usearch") {
                     assert!(!index.has_graph());
-                    assert_eq!(index.search_similar(&query, 5, &|_| true), index.search(&query, 5, &|_| true));
+                    assert_eq!(
+                        index.search_similar(&query, 5, &|_| true).unwrap(),
+                        index.search(&query, 5, &|_| true).unwrap()
+                    );
                 }
-                assert_eq!(index.search_similar(&query, 5, &|_| true).len(), 5);
+                assert_eq!(index.search_similar(&query, 5, &|_| true).unwrap().len(), 5);
             }
             fs::write(&path, &whole).unwrap();
         }

@@ -1,0 +1,69 @@
+//! Which slot a key is in.
+
+use std::collections::HashMap;
+
+/// Keys of one page.
+const PAGE: u64 = 1024;
+const FREE: u32 = u32::MAX;
+
+/// A map from keys to slots that takes 4 bytes a key where keys are dense, as those of a catalogue are.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Keys {
+    pages: HashMap<u64, Page>,
+}
+
+#[derive(Clone, Debug)]
+struct Page {
+    used: u32,
+    slots: Box<[u32; PAGE as usize]>,
+}
+
+impl Keys {
+    pub fn get(&self, key: u64) -> Option<u32> {
+        let slot = self.pages.get(&(key / PAGE))?.slots[(key % PAGE) as usize];
+        (slot != FREE).then_some(slot)
+    }
+
+    pub fn insert(&mut self, key: u64, slot: u32) {
+        let page =
+            self.pages.entry(key / PAGE).or_insert_with(|| Page { used: 0, slots: Box::new([FREE; PAGE as usize]) });
+        let entry = &mut page.slots[(key % PAGE) as usize];
+        page.used += u32::from(*entry == FREE);
+        *entry = slot;
+    }
+
+    pub fn remove(&mut self, key: u64) -> Option<u32> {
+        let page = self.pages.get_mut(&(key / PAGE))?;
+        let slot = std::mem::replace(&mut page.slots[(key % PAGE) as usize], FREE);
+        if slot == FREE {
+            return None;
+        }
+        page.used -= 1;
+        if page.used == 0 {
+            self.pages.remove(&(key / PAGE));
+        }
+        Some(slot)
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.pages.len() * (size_of::<[u32; PAGE as usize]>() + 32)
+    }
+}
+
+#[test]
+fn keys_of_every_size_come_and_go_and_leave_no_page_behind() {
+    let mut keys = Keys::default();
+    for (slot, key) in [0, 1, 1023, 1024, u64::MAX].into_iter().enumerate() {
+        keys.insert(key, slot as u32);
+    }
+    keys.insert(1, 9);
+    assert_eq!(
+        [0, 1, 2, 1023, 1024, u64::MAX].map(|k| keys.get(k)),
+        [Some(0), Some(9), None, Some(2), Some(3), Some(4)]
+    );
+    assert_eq!(keys.remove(2), None);
+    for key in [0, 1, 1023, 1024, u64::MAX] {
+        assert!(keys.remove(key).is_some() && keys.remove(key).is_none());
+    }
+    assert_eq!(keys.bytes(), 0);
+}

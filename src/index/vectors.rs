@@ -1,0 +1,460 @@
+//! Vectors under keys, and the songs of the largest inner product with a query among them.
+//!
+//! Every vector lies here twice: as 32-bit floats, and in [8-bit codes](super::blocks) that bound its score. A search
+//! goes through the codes, and computes the score itself only where the bound reaches the `k`-th best so far; so its
+//! answer is that of a scan of all floats, at a fraction of the memory read.
+//!
+//! The codes lie in one list, or in several, so that a search can leave lists out (see [`Partition`]).
+
+use super::Hit;
+use super::blocks::{Blocks, Coded, CodedTogether, TOGETHER};
+use super::cells::Cells;
+use super::keys::Keys;
+use super::top::Best;
+use crate::error::{Error, Result};
+use crate::linalg::{dot, norm};
+
+/// Blocks that are looked through before the threshold is raised: few at first, since without a threshold every song
+/// is looked at; then as many as the first cache holds.
+const FIRST_BLOCKS: usize = 4;
+const MOST_BLOCKS: usize = 64;
+/// Larger numbers could make a product infinite.
+const LARGEST: f32 = 1e15;
+
+/// Which vectors lie in one list.
+#[derive(Clone, Debug)]
+pub(super) enum Partition {
+    /// All.
+    One,
+    /// Those nearest to one centroid (an inverted file): a search may look into the nearest lists only.
+    Cells(Cells),
+    /// Those of about the same norm: a search for inner products goes from the longest down, and stops where by
+    /// Cauchy–Schwarz none that is shorter can be among the best.
+    Norms,
+}
+
+/// Norms of one list differ by at most a sixteenth: it is named by the exponent and four bits of the mantissa.
+const NORM_BITS: u32 = 19;
+
+/// Vectors under keys, each with `T` beside it.
+#[derive(Clone, Debug)]
+pub struct Vectors<T = ()> {
+    dimensions: usize,
+    partition: Partition,
+    lists: Vec<Blocks>,
+    /// `[slots][d]`
+    rows: Vec<f32>,
+    keys: Vec<u64>,
+    beside: Vec<T>,
+    /// List and position of each slot.
+    places: Vec<(u32, u32)>,
+    slots: Keys,
+}
+
+impl<T> Vectors<T> {
+    /// None yet, in one list.
+    pub fn new(dimensions: usize) -> Vectors<T> {
+        Vectors::partitioned(dimensions, Partition::One)
+    }
+
+    /// None yet, in lists by their norm, for [`Vectors::search`] among vectors of very different norms.
+    pub fn by_norm(dimensions: usize) -> Vectors<T> {
+        Vectors::partitioned(dimensions, Partition::Norms)
+    }
+
+    fn partitioned(dimensions: usize, partition: Partition) -> Vectors<T> {
+        let lists = match &partition {
+            Partition::One => 1,
+            Partition::Cells(cells) => cells.len(),
+            Partition::Norms => 1 << (31 - NORM_BITS),
+        };
+        Vectors {
+            dimensions,
+            partition,
+            lists: vec![Blocks::new(dimensions); lists],
+            rows: Vec::new(),
+            keys: Vec::new(),
+            beside: Vec::new(),
+            places: Vec::new(),
+            slots: Keys::default(),
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    pub fn dimensions(&self) -> usize {
+        self.dimensions
+    }
+
+    pub fn contains(&self, key: u64) -> bool {
+        self.slots.get(key).is_some()
+    }
+
+    /// The vector `[d]` under `key`, and what is beside it.
+    pub fn get(&self, key: u64) -> Option<(&[f32], &T)> {
+        let slot = self.slots.get(key)?;
+        Some((self.row(slot), &self.beside[slot as usize]))
+    }
+
+    pub fn beside_mut(&mut self, key: u64) -> Option<&mut T> {
+        let slot = self.slots.get(key)?;
+        Some(&mut self.beside[slot as usize])
+    }
+
+    /// Every key and vector.
+    pub fn iter(&self) -> impl Iterator<Item = (u64, &[f32])> {
+        self.keys.iter().zip(self.rows.chunks_exact(self.dimensions.max(1))).map(|(key, row)| (*key, row))
+    }
+
+    /// Bytes that this occupies, unused capacity included.
+    pub fn bytes(&self) -> usize {
+        self.lists.iter().map(|list| list.bytes() + size_of::<Blocks>()).sum::<usize>()
+            + self.rows.capacity() * size_of::<f32>()
+            + self.keys.capacity() * size_of::<u64>()
+            + self.beside.capacity() * size_of::<T>()
+            + self.places.capacity() * size_of::<(u32, u32)>()
+            + self.slots.bytes()
+    }
+
+    /// Adds the vector `[d]` or replaces the one under `key`.
+    ///
+    /// # Errors
+    /// `Mismatch` of dimensions; `Invalid` for numbers that are not finite or beyond ±10¹⁵; nothing is changed then.
+    pub fn upsert(&mut self, key: u64, vector: &[f32], beside: T) -> Result<()> {
+        check(self.dimensions, vector)?;
+        let list = self.list_of(vector);
+        if let Some(slot) = self.slots.get(key) {
+            let at = slot as usize;
+            self.rows[at * self.dimensions..][..self.dimensions].copy_from_slice(vector);
+            self.beside[at] = beside;
+            let (old, position) = self.places[at];
+            if old == list {
+                self.lists[list as usize].write(position as usize, vector);
+                return Ok(());
+            }
+            self.take_out(old, position);
+            self.put_in(list, slot);
+            return Ok(());
+        }
+        let slot = u32::try_from(self.keys.len())
+            .map_err(|_| Error::invalid("number of vectors in an index", "at most 4294967295", self.keys.len()))?;
+        self.rows.extend_from_slice(vector);
+        self.keys.push(key);
+        self.beside.push(beside);
+        self.places.push((0, 0));
+        self.slots.insert(key, slot);
+        self.put_in(list, slot);
+        Ok(())
+    }
+
+    /// Takes the vector out, and returns what was beside it; the last one moves into its slot.
+    pub fn remove(&mut self, key: u64) -> Option<T> {
+        let slot = self.slots.remove(key)?;
+        let at = slot as usize;
+        let (list, position) = self.places[at];
+        self.take_out(list, position);
+        let last = self.keys.len() - 1;
+        self.rows.copy_within(last * self.dimensions.., at * self.dimensions);
+        self.rows.truncate(last * self.dimensions);
+        self.keys.swap_remove(at);
+        self.places.swap_remove(at);
+        if at != last {
+            self.slots.insert(self.keys[at], slot);
+            let (list, position) = self.places[at];
+            self.lists[list as usize].rename(position as usize, slot);
+        }
+        Some(self.beside.swap_remove(at))
+    }
+
+    fn put_in(&mut self, list: u32, slot: u32) {
+        let blocks = &mut self.lists[list as usize];
+        self.places[slot as usize] = (list, blocks.len() as u32);
+        blocks.push(slot, &self.rows[slot as usize * self.dimensions..][..self.dimensions]);
+    }
+
+    fn take_out(&mut self, list: u32, position: u32) {
+        if let Some(moved) = self.lists[list as usize].swap_remove(position as usize) {
+            self.places[moved as usize].1 = position;
+        }
+    }
+
+    fn list_of(&self, vector: &[f32]) -> u32 {
+        match &self.partition {
+            Partition::One => 0,
+            Partition::Cells(cells) => cells.nearest(vector),
+            Partition::Norms => norm(vector).to_bits() >> NORM_BITS,
+        }
+    }
+
+    fn row(&self, slot: u32) -> &[f32] {
+        &self.rows[slot as usize * self.dimensions..][..self.dimensions]
+    }
+
+    /// The `k` vectors of the largest inner product with `query` `[d]` that `keep` lets through, exactly, best first;
+    /// equal scores in order of their keys.
+    ///
+    /// # Errors
+    /// As [`Vectors::upsert`], of the query.
+    pub fn search(&self, query: &[f32], k: usize, keep: &dyn Fn(u64, &T) -> bool) -> Result<Vec<Hit>> {
+        check(self.dimensions, query)?;
+        let mut best = Best::new(k);
+        self.scan(query, keep, &|_| 0, &mut best);
+        Ok(best.into_sorted())
+    }
+
+    /// Goes through all lists, with the threshold that `best` has and raises.
+    pub(super) fn scan(
+        &self,
+        query: &[f32],
+        keep: &dyn Fn(u64, &T) -> bool,
+        group: &dyn Fn(&T) -> u64,
+        best: &mut Best,
+    ) {
+        let coded = Coded::new(query);
+        match &self.partition {
+            Partition::One => self.scan_list(0, query, &coded, keep, group, best),
+            // The nearest lists first: the threshold that they leave lets hardly anything through in the others.
+            Partition::Cells(cells) => {
+                let near = cells.nearest_lists(&coded, self.lists.len().div_ceil(64));
+                let mut seen = vec![false; self.lists.len()];
+                for list in near {
+                    seen[list as usize] = true;
+                    self.scan_list(list as usize, query, &coded, keep, group, best);
+                }
+                for list in (0..self.lists.len()).filter(|list| !seen[*list]) {
+                    self.scan_list(list, query, &coded, keep, group, best);
+                }
+            }
+            Partition::Norms => {
+                let length = norm(query);
+                for list in (0..self.lists.len()).rev() {
+                    // The first norm that belongs into the next list; past the last one is beyond every number.
+                    let longest = f32::from_bits((list as u32 + 1) << NORM_BITS);
+                    if longest * length * 1.000_01 < best.threshold() {
+                        break;
+                    }
+                    self.scan_list(list, query, &coded, keep, group, best);
+                }
+            }
+        }
+    }
+
+    /// As [`Vectors::scan`], in the `probes` nearest lists only.
+    pub(super) fn probe(
+        &self,
+        query: &[f32],
+        probes: usize,
+        keep: &dyn Fn(u64, &T) -> bool,
+        group: &dyn Fn(&T) -> u64,
+        best: &mut Best,
+    ) {
+        match &self.partition {
+            Partition::Cells(cells) if probes < cells.len() => {
+                let coded = Coded::new(query);
+                for list in cells.nearest_lists(&coded, probes) {
+                    self.scan_list(list as usize, query, &coded, keep, group, best);
+                }
+            }
+            _ => self.scan(query, keep, group, best),
+        }
+    }
+
+    /// Puts every vector into the list of its cell, on all cores.
+    pub(super) fn divide(&mut self, cells: Cells) {
+        let assigned = cells.assign(&self.rows);
+        let mut counts = vec![0; cells.len()];
+        assigned.iter().for_each(|list| counts[*list as usize] += 1);
+        self.lists = counts.into_iter().map(|n| Blocks::with_capacity(self.dimensions, n)).collect();
+        self.partition = Partition::Cells(cells);
+        for (slot, list) in assigned.into_iter().enumerate() {
+            self.put_in(list, slot as u32);
+        }
+    }
+
+    fn scan_list(
+        &self,
+        list: usize,
+        query: &[f32],
+        coded: &Coded,
+        keep: &dyn Fn(u64, &T) -> bool,
+        group: &dyn Fn(&T) -> u64,
+        best: &mut Best,
+    ) {
+        let blocks = &self.lists[list];
+        let (mut start, mut step) = (0, if best.threshold().is_finite() { MOST_BLOCKS } else { FIRST_BLOCKS });
+        let mut found = Vec::new();
+        while start < blocks.blocks() {
+            let end = (start + step).min(blocks.blocks());
+            found.clear();
+            blocks.reach(coded, best.threshold(), start..end, &mut found);
+            for &slot in &found {
+                self.consider(slot, query, keep, group, best);
+            }
+            (start, step) = (end, (2 * step).min(MOST_BLOCKS));
+        }
+    }
+
+    fn consider(
+        &self,
+        slot: u32,
+        query: &[f32],
+        keep: &dyn Fn(u64, &T) -> bool,
+        group: &dyn Fn(&T) -> u64,
+        best: &mut Best,
+    ) {
+        let (key, beside) = (self.keys[slot as usize], &self.beside[slot as usize]);
+        if keep(key, beside) {
+            let score = dot(query, self.row(slot));
+            if score >= best.threshold() {
+                best.push(Hit { key, score }, group(beside));
+            }
+        }
+    }
+
+    /// As [`Vectors::search`], for many queries: eight share each pass over the memory.
+    ///
+    /// # Errors
+    /// As [`Vectors::search`]; the first query that is wrong counts for all.
+    pub fn search_many(
+        &self,
+        queries: &[&[f32]],
+        k: usize,
+        keep: &dyn Fn(usize, u64, &T) -> bool,
+    ) -> Result<Vec<Vec<Hit>>> {
+        let mut answers = Vec::with_capacity(queries.len());
+        for (group, eight) in queries.chunks(TOGETHER).enumerate() {
+            eight.iter().try_for_each(|query| check(self.dimensions, query))?;
+            let coded = CodedTogether::new(self.dimensions, eight.iter().copied());
+            let mut best: [Best; TOGETHER] = std::array::from_fn(|j| Best::new(if j < eight.len() { k } else { 0 }));
+            let mut found: [Vec<u32>; TOGETHER] = Default::default();
+            let mut step = FIRST_BLOCKS;
+            for blocks in &self.lists {
+                let mut start = 0;
+                while start < blocks.blocks() {
+                    let end = (start + step).min(blocks.blocks());
+                    let thresholds = std::array::from_fn(|j| best[j].threshold());
+                    blocks.reach_together(&coded, &thresholds, start..end, &mut found);
+                    for (j, query) in eight.iter().enumerate() {
+                        for slot in found[j].drain(..) {
+                            let keep = |key, beside: &T| keep(group * TOGETHER + j, key, beside);
+                            self.consider(slot, query, &keep, &|_| 0, &mut best[j]);
+                        }
+                    }
+                    (start, step) = (end, (2 * step).min(MOST_BLOCKS));
+                }
+            }
+            answers.extend(best.into_iter().take(eight.len()).map(Best::into_sorted));
+        }
+        Ok(answers)
+    }
+}
+
+/// What may be put in or asked: `d` finite numbers whose products are finite.
+pub(super) fn check(dimensions: usize, vector: &[f32]) -> Result<()> {
+    if vector.len() != dimensions {
+        return Err(Error::mismatch("a vector and the index", format!("{dimensions} numbers"), vector.len()));
+    }
+    match vector.iter().find(|x| !(x.abs() <= LARGEST)) {
+        None => Ok(()),
+        Some(odd) => Err(Error::invalid("number of a vector", format!("at most {LARGEST:e} in size"), odd)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::{Rng, RngExt, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+    use std::collections::HashMap;
+
+    /// The slow clear version: sort all by inner product.
+    fn oracle(songs: &HashMap<u64, Vec<f32>>, query: &[f32], k: usize) -> Vec<Hit> {
+        let mut all: Vec<Hit> = songs.iter().map(|(key, v)| Hit { key: *key, score: dot(query, v) }).collect();
+        all.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.key.cmp(&b.key)));
+        all.truncate(k);
+        all
+    }
+
+    /// Vectors with ties, of very different lengths, and zero ones among them.
+    fn vector(rng: &mut impl Rng, d: usize) -> Vec<f32> {
+        let size = 4f32.powi(rng.random_range(-6..4));
+        match rng.random_range(0..4) {
+            0 => (0..d).map(|_| f32::from(rng.random_range(-1i8..=1)) * size).collect(),
+            _ => (0..d).map(|_| rng.random_range(-size..size)).collect(),
+        }
+    }
+
+    fn unit(rng: &mut impl Rng, d: usize) -> Vec<f32> {
+        crate::linalg::unit(&(0..d).map(|_| rng.random_range(-1.0..1.0f32)).collect::<Vec<_>>()).unwrap()
+    }
+
+    /// One list, lists by norm, cells: each equals a sort of all, to the bit of each score, through inserts,
+    /// replacements and removals.
+    #[test]
+    fn every_partition_equals_a_sort_of_all() {
+        for d in [1, 7, 40] {
+            let mut rng = ChaCha8Rng::seed_from_u64(1);
+            let cells = Cells::of(d, (0..9).flat_map(|_| unit(&mut rng, d)).collect());
+            for partition in [Partition::One, Partition::Norms, Partition::Cells(cells)] {
+                let (mut vectors, mut songs) = (Vectors::partitioned(d, partition), HashMap::new());
+                for step in 0..3000u64 {
+                    let key = rng.random_range(0..600u64);
+                    if rng.random_range(0..4) == 0 {
+                        assert_eq!(vectors.remove(key), songs.remove(&key).map(|_| ()));
+                    } else {
+                        let vector = vector(&mut rng, d);
+                        vectors.upsert(key, &vector, ()).unwrap();
+                        songs.insert(key, vector);
+                    }
+                    assert_eq!(vectors.len(), songs.len());
+                    if step % 100 == 0 {
+                        let queries: Vec<Vec<f32>> = (0..11).map(|_| vector(&mut rng, d)).collect();
+                        let queries: Vec<&[f32]> = queries.iter().map(Vec::as_slice).collect();
+                        let many = vectors.search_many(&queries, 10, &|_, _, _| true).unwrap();
+                        for (query, of_many) in queries.iter().zip(many) {
+                            let found = vectors.search(query, 10, &|_, _| true).unwrap();
+                            assert_eq!(found, oracle(&songs, query, 10), "step {step}");
+                            assert_eq!(found, of_many);
+                        }
+                    }
+                }
+                for (key, song) in &songs {
+                    assert_eq!(vectors.get(*key).unwrap().0, song);
+                }
+                assert_eq!(vectors.iter().count(), songs.len());
+            }
+        }
+    }
+
+    #[test]
+    fn a_filter_costs_no_answers_and_odd_k_no_memory() {
+        let mut vectors = Vectors::new(1);
+        for key in 0..100u64 {
+            vectors.upsert(key, &[key as f32], key % 7).unwrap();
+        }
+        let odd = vectors.search(&[1.0], 3, &|key, seventh| key % 2 == 1 && *seventh != 1).unwrap();
+        assert_eq!(odd.iter().map(|h| h.key).collect::<Vec<_>>(), [97, 95, 93]);
+        assert!(vectors.search(&[1.0], 0, &|_, _| true).unwrap().is_empty());
+        assert_eq!(vectors.search(&[1.0], usize::MAX, &|_, _| true).unwrap().len(), 100);
+        assert!(Vectors::<()>::new(1).search(&[1.0], 5, &|_, _| true).unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_would_poison_a_search_is_refused() {
+        let mut vectors = Vectors::new(2);
+        vectors.upsert(1, &[0.6, 0.8], ()).unwrap();
+        for odd in [&[f32::NAN, 0.0][..], &[f32::INFINITY, 0.0], &[1e20, 0.0], &[1.0], &[1.0, 0.0, 0.0], &[]] {
+            assert!(vectors.upsert(1, odd, ()).is_err() && vectors.upsert(2, odd, ()).is_err());
+            assert!(vectors.search(odd, 1, &|_, _| true).is_err());
+            assert!(vectors.search_many(&[&[1.0, 0.0], odd], 1, &|_, _, _| true).is_err());
+        }
+        assert_eq!(vectors.get(1).unwrap().0, [0.6, 0.8]);
+        assert_eq!(vectors.len(), 1);
+    }
+}
