@@ -2,7 +2,7 @@
 
 use debut::artefact::SpaceId;
 use debut::ids::TrackId;
-use debut::index::{Index, IndexConfig};
+use debut::index::{Filter, Index, IndexConfig};
 use debut::store::{Change, Source, SpaceRow, Store, Track, TrackInfo};
 use divan::Bencher;
 use rand::{Rng, RngExt, SeedableRng};
@@ -51,9 +51,10 @@ fn index(songs: usize, graph: bool) -> (tempfile::TempDir, Index) {
             .collect();
         store.commit(&tracks).expect("songs");
     }
-    let mut index = Index::open(&store, &IndexConfig::default()).expect("an index");
+    let mut index =
+        Index::open(&store, &IndexConfig { lists_above: 1, graph, ..IndexConfig::default() }).expect("an index");
     if graph {
-        index.build_graph(&store, &|_| ()).expect("a graph");
+        index.build(&store, &|_| ()).expect("a graph");
     }
     (dir, index)
 }
@@ -64,7 +65,7 @@ fn exact_top_10(bencher: Bencher, songs: usize) {
     let mut rng = ChaCha8Rng::seed_from_u64(2);
     bencher
         .with_inputs(|| song(&mut rng))
-        .bench_local_values(|query| index.search(&query, 10, &|_| true).expect("hits"));
+        .bench_local_values(|query| index.search(&query, 10, &Filter::default()).expect("hits"));
 }
 
 #[divan::bench(args = [10_000, 100_000])]
@@ -74,9 +75,10 @@ fn graph_top_10(bencher: Bencher, songs: usize) {
     let mut found = 0;
     for _ in 0..200 {
         let query = song(&mut rng);
-        let truth: Vec<u64> = index.search(&query, 10, &|_| true).expect("hits").iter().map(|h| h.key).collect();
+        let truth: Vec<u64> =
+            index.search(&query, 10, &Filter::default()).expect("hits").iter().map(|h| h.key).collect();
         found += index
-            .search_similar(&query, 10, &|_| true)
+            .search_similar(&query, 10, &Filter::default())
             .expect("hits")
             .iter()
             .filter(|h| truth.contains(&h.key))
@@ -85,5 +87,5 @@ fn graph_top_10(bencher: Bencher, songs: usize) {
     eprintln!("recall@10 of the graph at {songs}: {:.3}", found as f64 / 2000.0);
     bencher
         .with_inputs(|| song(&mut rng))
-        .bench_local_values(|query| index.search_similar(&query, 10, &|_| true).expect("hits"));
+        .bench_local_values(|query| index.search_similar(&query, 10, &Filter::default()).expect("hits"));
 }

@@ -20,6 +20,7 @@ use crate::factors::{AlsConfig, PerAction};
 use crate::handover::HandoverConfig;
 use crate::index::IndexConfig;
 use crate::ingest::IngestConfig;
+use crate::recommend::RecommendConfig;
 
 /// Every stage's settings.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -35,6 +36,7 @@ pub struct Config {
     pub handover: HandoverConfig,
     pub ingest: IngestConfig,
     pub index: IndexConfig,
+    pub recommend: RecommendConfig,
 }
 
 impl Config {
@@ -69,6 +71,8 @@ impl Config {
         config.listen.check()?;
         config.ingest.check()?;
         config.per_action.check()?;
+        config.index.check()?;
+        config.recommend.check()?;
         Ok(config)
     }
 }

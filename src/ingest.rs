@@ -557,6 +557,9 @@ fn merged(first: TrackInfo, then: TrackInfo) -> TrackInfo {
         isrc: first.isrc.or(then.isrc),
         musicbrainz: first.musicbrainz.or(then.musicbrainz),
         released: first.released.or(then.released),
+        language: first.language.or(then.language),
+        explicit: first.explicit.or(then.explicit),
+        regions: first.regions.or(then.regions),
     }
 }
 
@@ -570,7 +573,7 @@ fn info_of(tags: &Tags) -> TrackInfo {
         genre: t.genre,
         isrc: t.isrc,
         musicbrainz: t.musicbrainz_recording,
-        released: None,
+        ..TrackInfo::default()
     }
 }
 

@@ -93,10 +93,46 @@ struct ManifestRow {
     album: Option<String>,
     #[serde(default)]
     released: Option<String>,
+    #[serde(default)]
+    language: Option<String>,
+    #[serde(default)]
+    explicit: Option<Mark>,
+    #[serde(default)]
+    regions: Option<String>,
 }
 
-/// Reads a manifest: CSV with a header, or JSON Lines, of `path,id,artist,title,album,released`, of which only `path`
-/// must be there. A relative path starts at the manifest's folder.
+/// A mark, as JSON or as a word of a table.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Mark {
+    Bool(bool),
+    Number(u8),
+    Word(String),
+}
+
+impl Mark {
+    /// `None` for nothing; an error for a word that is neither.
+    fn read(self) -> std::result::Result<Option<bool>, String> {
+        match self {
+            Mark::Bool(mark) => Ok(Some(mark)),
+            Mark::Number(0) => Ok(Some(false)),
+            Mark::Number(1) => Ok(Some(true)),
+            Mark::Number(n) => Err(n.to_string()),
+            Mark::Word(word) => match word.trim().to_ascii_lowercase().as_str() {
+                "" => Ok(None),
+                "true" | "yes" | "1" => Ok(Some(true)),
+                "false" | "no" | "0" => Ok(Some(false)),
+                _ => Err(word),
+            },
+        }
+    }
+}
+
+/// The columns of a manifest.
+const COLUMNS: &str = "path,id,artist,title,album,released,language,explicit,regions";
+
+/// Reads a manifest: CSV with a header, or JSON Lines, of
+/// `path,id,artist,title,album,released,language,explicit,regions`, of which only `path` must be there. A relative path starts at the manifest's folder.
 ///
 /// # Errors
 /// `Format` with the line: a row without a path, an id that is none, an id given twice.
@@ -121,11 +157,27 @@ pub fn read_manifest(path: &Path) -> Result<Vec<Input>> {
             return Err(Error::format(path, "every id once", format!("line {line}: {id} again")));
         }
         let (artist, title, album) = (text(row.artist), text(row.title), text(row.album));
-        let released = text(row.released);
+        let (released, language, regions) = (text(row.released), text(row.language), text(row.regions));
+        let explicit = match row.explicit.map_or(Ok(None), Mark::read) {
+            Ok(mark) => mark,
+            Err(word) => {
+                return Err(Error::format(path, "true or false as explicit", format!("line {line}: {word}")));
+            }
+        };
         let year = released.as_ref().and_then(|r| r.get(..4)).and_then(|y| y.parse().ok());
         Ok(Input {
             id,
-            info: TrackInfo { title, artist, album, year, released, ..TrackInfo::default() },
+            info: TrackInfo {
+                title,
+                artist,
+                album,
+                year,
+                released,
+                language,
+                explicit,
+                regions,
+                ..TrackInfo::default()
+            },
             ..Input::file(&folder.join(row.path))
         })
     };
@@ -137,7 +189,7 @@ pub fn read_manifest(path: &Path) -> Result<Vec<Input>> {
             let rows = reader.deserialize::<ManifestRow>();
             rows.enumerate()
                 .map(|(i, row)| {
-                    let row = row.map_err(|e| Error::format(path, "columns path,id,artist,title,album,released", e))?;
+                    let row = row.map_err(|e| Error::format(path, format!("columns {COLUMNS}"), e))?;
                     take(i + 2, row)
                 })
                 .collect()

@@ -12,7 +12,8 @@
 //!
 //! ```no_run
 //! use std::path::Path;
-//! use debut::{audio, encoder::Model, index::IndexConfig, recommend::{Query, Recommender}};
+//! use debut::{audio, encoder::Model, index::{Filter, IndexConfig}};
+//! use debut::recommend::{Query, RecommendConfig, Recommender};
 //! use ndarray::Axis;
 //!
 //! # fn main() -> debut::Result<()> {
@@ -20,8 +21,8 @@
 //! let front_end = &model.config.front_end;
 //! let heard = audio::hear(Path::new("new.mp3"), front_end, front_end.frames, &audio::Listening::default())?;
 //! let vectors = model.embed(heard.mels[0].view().insert_axis(Axis(0)))?;
-//! let service = Recommender::open(Path::new("catalogue"), &IndexConfig::default())?;
-//! for near in service.recommend(&Query::Sound(vectors.row(0).to_vec()), 10)? {
+//! let service = Recommender::open(Path::new("catalogue"), &IndexConfig::default(), &RecommendConfig::default())?;
+//! for near in service.recommend(&Query::Sound(vectors.row(0).to_vec()), 10, &Filter::default())? {
 //!     println!("{:.3} {}", near.score, near.track);
 //! }
 //! # Ok(())

@@ -4,19 +4,20 @@
 //! A listener is a history: what he met is folded into the space when he asks (Hu, Koren and Volinsky 2008, with the
 //! tracks fixed), so a listener of whom nobody has heard needs no refit, and the tracks that pulled each recommendation
 //! fall out of the same solve (their section 5). Scores are cosines: direction is taste, length is popularity, and only
-//! the first may choose, or no new track would ever be shown.
+//! the first may choose, or no new track would ever be shown. Popularity has a say in the order of what was chosen, and
+//! new releases have places of their own: both are settings, [`RecommendConfig`].
 
 use std::collections::HashSet;
 use std::path::Path;
 
 use ndarray::Array2;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::factors::{FoldIn, Space};
 use crate::ids::{Ids, TrackId, UserId};
 
-use crate::index::{Hit, Index, IndexConfig, Vectors};
+use crate::index::{Filter, Hit, Index, IndexConfig, Standing, Vectors};
 use crate::linalg::{norm, unit};
 use crate::store::{Listener, Met, SpaceRow, Store, Track};
 
@@ -33,12 +34,67 @@ pub enum Query {
     Playlist(Vec<TrackId>),
 }
 
+/// Settings of what a listener or playlist is shown. What is like a track or a sound is ranked by the cosine alone.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RecommendConfig {
+    /// What the most popular track gains over the least in cosine when the candidates are ranked; a new release gains
+    /// nothing and loses nothing. 0 ranks by the cosine alone.
+    pub popularity: f32,
+    /// Candidates per place that are ranked: the nearest by cosine.
+    pub candidates: usize,
+    /// The share of the places that new releases (`index.new_tracks`, `index.new_plays`) get at least, where there are
+    /// any; 0.1 is one of ten.
+    pub new_share: f32,
+    /// At most so many tracks of one artist; 0 is any number.
+    pub per_artist: usize,
+    /// Rank by the inner product with the factors instead: popularity then chooses (needs `index.inner_product`).
+    pub inner_product: bool,
+}
+
+impl Default for RecommendConfig {
+    fn default() -> RecommendConfig {
+        RecommendConfig { popularity: 0.1, candidates: 10, new_share: 0.1, per_artist: 0, inner_product: false }
+    }
+}
+
+impl RecommendConfig {
+    /// # Errors
+    /// `Invalid` where a setting is out of its range.
+    pub fn check(&self) -> Result<()> {
+        if !(0.0..=2.0).contains(&self.popularity) {
+            return Err(Error::invalid("setting recommend.popularity", "a number between 0 and 2", self.popularity));
+        }
+        if !(0.0..=1.0).contains(&self.new_share) {
+            return Err(Error::invalid("setting recommend.new_share", "a number between 0 and 1", self.new_share));
+        }
+        if self.candidates == 0 {
+            return Err(Error::invalid("setting recommend.candidates", "1 or more", 0));
+        }
+        Ok(())
+    }
+}
+
+/// Why a new release is in a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum New {
+    /// It would be there if it were old.
+    Earned,
+    /// It has one of the places of [`RecommendConfig::new_share`].
+    Quota,
+}
+
 /// One track to show.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Recommendation {
     pub track: TrackId,
-    /// Cosine with the listener or track that asked, -1 to 1.
+    /// Cosine with the listener or track that asked, -1 to 1 (or the inner product, where that is asked for). A list
+    /// for a listener is in an order that popularity has had a say in.
     pub score: f32,
+    /// It is a new release, and how it came here; only in lists for listeners and playlists.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub new: Option<New>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub title: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -74,6 +130,7 @@ const BECAUSE: usize = 3;
 
 /// Answers queries from a catalogue, and follows it as others write to it.
 pub struct Recommender {
+    config: RecommendConfig,
     store: Store,
     index: Index,
     space: Space,
@@ -87,9 +144,11 @@ impl Recommender {
     ///
     /// # Errors
     /// `NotFound` where there is no catalogue, or none with a space.
-    pub fn open(folder: &Path, config: &IndexConfig) -> Result<Recommender> {
+    pub fn open(folder: &Path, index: &IndexConfig, config: &RecommendConfig) -> Result<Recommender> {
+        config.check()?;
+        let index = IndexConfig { inner_product: index.inner_product || config.inner_product, ..index.clone() };
         let store = Store::read(folder)?;
-        let index = Index::open(&store, config)?;
+        let index = Index::open(&store, &index)?;
         let row = store
             .space()?
             .ok_or_else(|| Error::NotFound { what: "space in the catalogue", name: folder.display().to_string() })?;
@@ -98,12 +157,13 @@ impl Recommender {
         // Read before the listeners, so that a change in between is seen by the next refresh.
         let listeners_version = store.listeners_version()?;
         let listeners = Listeners::load(&store, index.dimensions())?;
-        Ok(Recommender { store, index, space, fold_in, listeners, listeners_version })
+        Ok(Recommender { config: config.clone(), store, index, space, fold_in, listeners, listeners_version })
     }
 
     /// Takes in what was acknowledged since, by whomever; returns how many tracks changed.
     pub fn refresh(&mut self) -> Result<usize> {
         let changed = self.index.refresh_if_changed(&self.store)?;
+        self.index.build_in_background();
         let version = self.store.listeners_version()?;
         if version != self.listeners_version {
             self.listeners = Listeners::load(&self.store, self.index.dimensions())?;
@@ -114,6 +174,10 @@ impl Recommender {
             }
         }
         Ok(changed)
+    }
+
+    pub fn index(&self) -> &Index {
+        &self.index
     }
 
     pub fn space(&self) -> &Space {
@@ -133,27 +197,25 @@ impl Recommender {
         self.index.is_empty()
     }
 
-    /// The `k` best tracks for whoever asks, best first; never one that the asker has met, nor the track itself.
+    /// The `k` best tracks for whoever asks that the filter lets through, best first; never one that the asker has met,
+    /// nor the track itself.
     ///
     /// # Errors
     /// `NotFound` for a track or listener that the catalogue does not have, or a playlist of which it has none.
-    pub fn recommend(&self, query: &Query, k: usize) -> Result<Vec<Recommendation>> {
+    pub fn recommend(&self, query: &Query, k: usize, filter: &Filter) -> Result<Vec<Recommendation>> {
+        let mut filter = filter.clone();
+        if self.config.per_artist > 0 {
+            filter.per_artist.get_or_insert(self.config.per_artist);
+        }
         match query {
             Query::Track(id) => {
                 let track = self.track(id)?;
-                let own = self.store.key(id)?;
-                let hits = self.index.search_similar(&track.vector, k, &|key| Some(key) != own)?;
+                filter.without.extend(self.store.key(id)?);
+                let hits = self.index.search_similar(&track.vector, k, &filter)?;
                 self.tell(&hits, &|_| Ok(Vec::new()))
             }
             Query::Sound(vector) => {
-                if vector.len() != self.index.dimensions() {
-                    return Err(Error::mismatch(
-                        "the sound's vector and the catalogue",
-                        self.index.dimensions(),
-                        vector.len(),
-                    ));
-                }
-                let hits = self.index.search_similar(vector, k, &|_| true)?;
+                let hits = self.index.search_similar(vector, k, &filter)?;
                 self.tell(&hits, &|_| Ok(Vec::new()))
             }
             Query::User(id) => {
@@ -161,7 +223,7 @@ impl Recommender {
                     .store
                     .listener(id)?
                     .ok_or_else(|| Error::NotFound { what: "listener in the catalogue", name: id.to_string() })?;
-                self.for_listener(&listener, k)
+                self.for_listener(&listener, k, filter)
             }
             Query::Playlist(tracks) => {
                 // A playlist is a listener who added each of its tracks once, just now.
@@ -172,7 +234,7 @@ impl Recommender {
                 let mut seen = HashSet::new();
                 let history: Vec<Met> = tracks.iter().filter(|id| seen.insert(*id)).map(met).collect();
                 let name = UserId::new("the playlist")?;
-                self.for_listener(&Listener { id: name, vector: Vec::new(), history }, k)
+                self.for_listener(&Listener { id: name, vector: Vec::new(), history }, k, filter)
             }
         }
     }
@@ -189,13 +251,12 @@ impl Recommender {
         self.store.track(id)?.ok_or_else(|| Error::NotFound { what: "track in the catalogue", name: id.to_string() })
     }
 
-    fn for_listener(&self, listener: &Listener, k: usize) -> Result<Vec<Recommendation>> {
+    fn for_listener(&self, listener: &Listener, k: usize, mut filter: Filter) -> Result<Vec<Recommendation>> {
         // What the catalogue has of the history, in the scale of the factorisation.
         let mut history: Vec<(Track, &Met)> = Vec::new();
-        let mut heard = HashSet::new();
         for met in &listener.history {
             if let Some(track) = self.store.track(&met.track)? {
-                heard.extend(self.store.key(&met.track)?);
+                filter.without.extend(self.store.key(&met.track)?);
                 history.push((track, met));
             }
         }
@@ -207,8 +268,8 @@ impl Recommender {
                     name: listener.id.to_string(),
                 });
             };
-            let hits = self.index.search(&taste, k, &|_| true)?;
-            return self.tell(&hits, &|_| Ok(Vec::new()));
+            let chosen = self.choose(&taste, k, &filter)?;
+            return self.tell_chosen(&chosen, &|_| Ok(Vec::new()));
         }
         let d = self.index.dimensions();
         let mut vectors = Array2::zeros((history.len(), d));
@@ -221,8 +282,8 @@ impl Recommender {
         // A history of skips alone folds in as zero: it says what not to play, and nothing of what to play.
         let Some(direction) = unit(&taste) else { return Ok(Vec::new()) };
         let length = norm(&taste);
-        let hits = self.index.search(&direction, k, &|key| !heard.contains(&key))?;
-        self.tell(&hits, &|track| {
+        let chosen = self.choose(&direction, k, &filter)?;
+        self.tell_chosen(&chosen, &|track| {
             let shares = self.fold_in.explain(vectors.view(), &confidence, &preference, &track.vector)?;
             let mut because: Vec<Because> = history
                 .iter()
@@ -240,19 +301,118 @@ impl Recommender {
         })
     }
 
-    /// Looks up what is shown of each hit. A track that was removed since the index looked is left out.
-    fn tell(&self, hits: &[Hit], because: &dyn Fn(&Track) -> Result<Vec<Because>>) -> Result<Vec<Recommendation>> {
-        let mut told = Vec::with_capacity(hits.len());
-        for hit in hits {
+    /// The `k` tracks for a listener of this taste, best first: candidates by cosine, ranked with their popularity, and
+    /// new releases in the places that they are promised.
+    fn choose(&self, taste: &[f32], k: usize, filter: &Filter) -> Result<Vec<(Hit, Option<New>)>> {
+        let places = ((f64::from(self.config.new_share) * k as f64).round() as usize).min(k);
+        let fresh = if places > 0 { self.index.search_new(taste, places, filter)? } else { Vec::new() };
+        let standing = |hit: &Hit| self.index.standing(hit.key);
+        if self.config.inner_product {
+            let hits = self.index.search_inner_product(taste, k, filter)?;
+            let ranked: Vec<Ranked> = hits
+                .iter()
+                .filter_map(|hit| standing(hit).map(|standing| Ranked { hit: *hit, rank: hit.score, standing }))
+                .collect();
+            // What has a place by quota stands last: its product cannot be compared.
+            let fresh: Vec<Ranked> = fresh
+                .iter()
+                .filter_map(|hit| standing(hit).map(|s| Ranked { hit: *hit, rank: f32::NEG_INFINITY, standing: s }))
+                .collect();
+            return Ok(with_quota(ranked, fresh, k, places, filter.per_artist));
+        }
+        let wanted = if self.config.popularity == 0.0 { k } else { k.saturating_mul(self.config.candidates) };
+        let rank = |hit: &Hit| {
+            let standing = standing(hit)?;
+            let rank = hit.score + self.config.popularity * (standing.popularity - 0.5);
+            Some(Ranked { hit: *hit, rank, standing })
+        };
+        let mut ranked: Vec<Ranked> = self.index.search(taste, wanted, filter)?.iter().filter_map(rank).collect();
+        ranked.sort_by(Ranked::best_first);
+        Ok(with_quota(ranked, fresh.iter().filter_map(rank).collect(), k, places, filter.per_artist))
+    }
+
+    fn tell_chosen(
+        &self,
+        chosen: &[(Hit, Option<New>)],
+        because: &dyn Fn(&Track) -> Result<Vec<Because>>,
+    ) -> Result<Vec<Recommendation>> {
+        let mut told = Vec::with_capacity(chosen.len());
+        for (hit, new) in chosen {
+            // A track that was removed since the index looked is left out.
             if let Some(track) = self.store.track_by_key(hit.key)? {
                 let because = because(&track)?;
                 let (title, artist) = (track.info.title, track.info.artist);
                 let path = track.path.map(|p| p.to_string_lossy().into_owned());
-                told.push(Recommendation { track: track.id, score: hit.score, title, artist, path, because });
+                told.push(Recommendation {
+                    track: track.id,
+                    score: hit.score,
+                    new: *new,
+                    title,
+                    artist,
+                    path,
+                    because,
+                });
             }
         }
         Ok(told)
     }
+
+    fn tell(&self, hits: &[Hit], because: &dyn Fn(&Track) -> Result<Vec<Because>>) -> Result<Vec<Recommendation>> {
+        self.tell_chosen(&hits.iter().map(|hit| (*hit, None)).collect::<Vec<_>>(), because)
+    }
+}
+
+/// A candidate.
+#[derive(Clone, Copy)]
+struct Ranked {
+    hit: Hit,
+    rank: f32,
+    standing: Standing,
+}
+
+impl Ranked {
+    fn best_first(&self, other: &Ranked) -> std::cmp::Ordering {
+        other.rank.total_cmp(&self.rank).then(self.hit.key.cmp(&other.hit.key))
+    }
+}
+
+/// The first `k` of `ranked`, of which at least `places` are new releases as far as `fresh` has some: they take the
+/// places of the last that are not new. No artist has more than `per_artist`.
+fn with_quota(
+    ranked: Vec<Ranked>,
+    fresh: Vec<Ranked>,
+    k: usize,
+    places: usize,
+    per_artist: Option<usize>,
+) -> Vec<(Hit, Option<New>)> {
+    let mut chosen: Vec<(Ranked, Option<New>)> =
+        ranked.into_iter().take(k).map(|one| (one, one.standing.new.then_some(New::Earned))).collect();
+    let limit = per_artist.unwrap_or(usize::MAX);
+    for one in fresh {
+        if chosen.iter().filter(|(_, new)| new.is_some()).count() >= places {
+            break;
+        }
+        let artist = one.standing.artist;
+        let of_artist = |(other, _): &&(Ranked, Option<New>)| artist != 0 && other.standing.artist == artist;
+        if chosen.iter().any(|(other, _)| other.hit.key == one.hit.key) || limit == 0 {
+            continue;
+        }
+        // Where the artist has no room, the new release takes the place of the last by the same artist.
+        let full = chosen.iter().filter(of_artist).count() >= limit;
+        let place = if chosen.len() < k && !full {
+            None
+        } else {
+            let last = chosen.iter().rposition(|other| other.1.is_none() && (!full || of_artist(&other)));
+            if last.is_none() {
+                continue;
+            }
+            last
+        };
+        place.map(|place| chosen.remove(place));
+        chosen.push((one, Some(New::Quota)));
+    }
+    chosen.sort_by(|(a, _), (b, _)| a.best_first(b));
+    chosen.into_iter().map(|(one, new)| (one.hit, new)).collect()
 }
 
 /// The description of a catalogue's space, as [`Space`] wrote it.

@@ -27,7 +27,7 @@ use crate::error::{Error, Result};
 use crate::ids::{TrackId, UserId};
 
 /// The version of the tables below, kept in SQLite's `user_version`.
-pub const SCHEMA_VERSION: i64 = 2;
+pub const SCHEMA_VERSION: i64 = 3;
 /// "debu", kept in SQLite's `application_id`, so that another program's database is refused.
 const APPLICATION_ID: i64 = 0x6465_6275;
 const DATABASE: &str = "catalogue.sqlite";
@@ -62,7 +62,10 @@ CREATE TABLE tracks (
     norm        REAL NOT NULL,
     source      TEXT NOT NULL,
     plays       INTEGER NOT NULL,
-    seq         INTEGER NOT NULL UNIQUE
+    seq         INTEGER NOT NULL UNIQUE,
+    language    TEXT,
+    explicit    INTEGER,
+    regions     TEXT
 ) STRICT;
 CREATE TABLE removed (
     key INTEGER PRIMARY KEY,
@@ -96,6 +99,13 @@ CREATE TABLE history (
     preference REAL NOT NULL,
     PRIMARY KEY (listener, track)
 ) STRICT, WITHOUT ROWID;
+";
+
+/// What version 3 added: a catalogue of version 2 gets it when it is opened for writing.
+const VERSION_3: &str = "
+ALTER TABLE tracks ADD COLUMN language TEXT;
+ALTER TABLE tracks ADD COLUMN explicit INTEGER;
+ALTER TABLE tracks ADD COLUMN regions TEXT;
 ";
 
 /// What a served vector rests on.
@@ -136,6 +146,12 @@ pub struct TrackInfo {
     pub musicbrainz: Option<String>,
     /// Date of release as the manifest gave it (ISO 8601).
     pub released: Option<String>,
+    /// Of what is sung, as the manifest writes it (`en`, `pt-BR`).
+    pub language: Option<String>,
+    /// Marked as not for children.
+    pub explicit: Option<bool>,
+    /// Where it may be played, as the manifest writes it (`DE AT CH`); none: everywhere.
+    pub regions: Option<String>,
 }
 
 /// One track of the catalogue.
@@ -237,12 +253,26 @@ pub enum Change {
     Remove(TrackId),
 }
 
-/// A line of the change feed: the vector that key has now, or that it is gone.
+/// A line of the change feed: what that key has now, or that it is gone.
 #[derive(Clone, Debug, PartialEq)]
-pub struct VectorChange {
+pub struct TrackChange {
     pub key: u64,
     pub seq: i64,
-    pub vector: Option<Vec<f32>>,
+    pub served: Option<Served>,
+}
+
+/// What an index needs to know of a track.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Served {
+    /// `[d]`, unit length.
+    pub vector: Vec<f32>,
+    pub norm: f32,
+    pub plays: u32,
+    pub artist: Option<String>,
+    pub year: Option<i32>,
+    pub language: Option<String>,
+    pub explicit: Option<bool>,
+    pub regions: Option<String>,
 }
 
 /// The factor space of a catalogue.
@@ -345,6 +375,11 @@ impl Store {
         store.db.pragma_update(None, "query_only", true).map_err(catalogue(&path))?;
         match store.version()? {
             SCHEMA_VERSION => Ok(store),
+            found @ 2 => Err(Error::format(
+                &path,
+                format!("catalogue version {SCHEMA_VERSION} (`debut ingest` or `debut remove` brings it there)"),
+                found,
+            )),
             found => Err(Error::format(&path, format!("catalogue version {SCHEMA_VERSION}"), found)),
         }
     }
@@ -387,6 +422,10 @@ impl Store {
     fn migrate(&mut self) -> Result<()> {
         match self.version()? {
             SCHEMA_VERSION => Ok(()),
+            2 => self.transaction(|t| {
+                t.execute_batch(VERSION_3)?;
+                t.pragma_update(None, "user_version", SCHEMA_VERSION)
+            }),
             0 => self.transaction(|t| {
                 t.execute_batch(SCHEMA)?;
                 t.pragma_update(None, "application_id", APPLICATION_ID)?;
@@ -600,19 +639,30 @@ impl Store {
     }
 
     /// Calls `each` with everything that changed after `seq`, oldest first.
-    pub fn changes_since(&self, seq: i64, each: &mut dyn FnMut(VectorChange)) -> Result<()> {
+    pub fn changes_since(&self, seq: i64, each: &mut dyn FnMut(TrackChange)) -> Result<()> {
         self.ask(|db| {
             let mut statement = db.prepare_cached(
-                "SELECT key, seq, vector FROM tracks WHERE seq > ?1
-                 UNION ALL SELECT key, seq, NULL FROM removed WHERE seq > ?1 ORDER BY seq",
+                "SELECT key, seq, vector, norm, plays, artist, year, language, explicit, regions
+                 FROM tracks WHERE seq > ?1
+                 UNION ALL SELECT key, seq, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+                 FROM removed WHERE seq > ?1 ORDER BY seq",
             )?;
             let mut rows = statement.query([seq])?;
             while let Some(row) = rows.next()? {
-                each(VectorChange {
-                    key: row.get::<_, i64>(0)? as u64,
-                    seq: row.get(1)?,
-                    vector: row.get_ref(2)?.as_blob_or_null()?.map(from_bytes),
-                });
+                let served = match row.get_ref(2)?.as_blob_or_null()? {
+                    None => None,
+                    Some(vector) => Some(Served {
+                        vector: from_bytes(vector),
+                        norm: row.get(3)?,
+                        plays: row.get(4)?,
+                        artist: row.get(5)?,
+                        year: row.get(6)?,
+                        language: row.get(7)?,
+                        explicit: row.get(8)?,
+                        regions: row.get(9)?,
+                    }),
+                };
+                each(TrackChange { key: row.get::<_, i64>(0)? as u64, seq: row.get(1)?, served });
             }
             Ok(())
         })
@@ -751,7 +801,7 @@ impl Store {
 }
 
 const TRACK: &str = "SELECT key, id, path, content, title, artist, album, year, genre, isrc, musicbrainz, released,
-    seconds, tiled, model, windows, predicted, vector, norm, source, plays FROM tracks";
+    seconds, tiled, model, windows, predicted, vector, norm, source, plays, language, explicit, regions FROM tracks";
 
 fn track_row(row: &Row) -> rusqlite::Result<Track> {
     let source: String = row.get("source")?;
@@ -771,6 +821,9 @@ fn track_row(row: &Row) -> rusqlite::Result<Track> {
             isrc: row.get("isrc")?,
             musicbrainz: row.get("musicbrainz")?,
             released: row.get("released")?,
+            language: row.get("language")?,
+            explicit: row.get("explicit")?,
+            regions: row.get("regions")?,
         },
         seconds: row.get("seconds")?,
         tiled: row.get("tiled")?,
@@ -820,11 +873,13 @@ fn upsert(t: &Transaction, track: &Track, space: &str) -> rusqlite::Result<bool>
     let i = &track.info;
     t.prepare_cached(
         "INSERT INTO tracks (id, path, content, title, artist, album, year, genre, isrc, musicbrainz, released, seconds,
-             tiled, space, model, windows, predicted, vector, norm, source, plays, seq)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22)
+             tiled, space, model, windows, predicted, vector, norm, source, plays, seq, language, explicit, regions)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22,
+             ?23, ?24, ?25)
          ON CONFLICT (id) DO UPDATE SET path = ?2, content = ?3, title = ?4, artist = ?5, album = ?6, year = ?7,
              genre = ?8, isrc = ?9, musicbrainz = ?10, released = ?11, seconds = ?12, tiled = ?13, space = ?14,
-             model = ?15, windows = ?16, predicted = ?17, vector = ?18, norm = ?19, source = ?20, plays = ?21, seq = ?22",
+             model = ?15, windows = ?16, predicted = ?17, vector = ?18, norm = ?19, source = ?20, plays = ?21, seq = ?22,
+             language = ?23, explicit = ?24, regions = ?25",
     )?
     .execute(params![
         track.id.as_str(),
@@ -848,7 +903,10 @@ fn upsert(t: &Transaction, track: &Track, space: &str) -> rusqlite::Result<bool>
         track.norm,
         track.source.as_str(),
         track.plays,
-        seq
+        seq,
+        i.language,
+        i.explicit,
+        i.regions
     ])?;
     Ok(there)
 }
@@ -1018,7 +1076,14 @@ mod tests {
             id: id(name),
             path: Some(PathBuf::from(format!("/music/{name}.mp3"))),
             content: Some(name.to_string()),
-            info: TrackInfo { title: Some(name.to_uppercase()), year: Some(2014), ..TrackInfo::default() },
+            info: TrackInfo {
+                title: Some(name.to_uppercase()),
+                year: Some(2014),
+                language: Some("en".into()),
+                explicit: Some(true),
+                regions: Some("GB IE".into()),
+                ..TrackInfo::default()
+            },
             seconds: Some(180.5),
             tiled: false,
             model: Some("m@1".into()),
@@ -1052,6 +1117,31 @@ mod tests {
     }
 
     #[test]
+    fn a_catalogue_of_the_version_before_is_brought_up_by_its_writer() {
+        let (_dir, mut store) = store_of(2);
+        store.commit(&[upsert_of(track("a", &[1.0, 0.0]))]).unwrap();
+        let folder = store.folder().to_path_buf();
+        drop(store);
+        // As version 2 left it.
+        let db = Connection::open(folder.join(DATABASE)).unwrap();
+        db.execute_batch(
+            "ALTER TABLE tracks DROP COLUMN language; ALTER TABLE tracks DROP COLUMN explicit;
+             ALTER TABLE tracks DROP COLUMN regions; PRAGMA user_version = 2;",
+        )
+        .unwrap();
+        drop(db);
+        let refused = Store::read(&folder).err().unwrap().to_string();
+        assert!(refused.contains("debut ingest"), "{refused}");
+        let mut store = Store::open(&folder).unwrap();
+        let mut old = track("a", &[1.0, 0.0]);
+        (old.info.language, old.info.explicit, old.info.regions) = (None, None, None);
+        assert_eq!(store.track(&id("a")).unwrap().unwrap(), old);
+        store.commit(&[upsert_of(track("b", &[0.0, 1.0]))]).unwrap();
+        assert_eq!(Store::read(&folder).unwrap().track(&id("b")).unwrap().unwrap(), track("b", &[0.0, 1.0]));
+        assert!(store.check().unwrap().is_empty());
+    }
+
+    #[test]
     fn the_change_feed_tells_each_change_once_and_in_order() {
         let (_dir, mut store) = store_of(2);
         store.commit(&[upsert_of(track("a", &[1.0, 0.0])), upsert_of(track("b", &[0.0, 1.0]))]).unwrap();
@@ -1061,13 +1151,16 @@ mod tests {
             all
         };
         let first = changes_since(&store, 0);
-        assert_eq!(first.iter().map(|c| c.vector.clone().unwrap()).collect::<Vec<_>>(), [[1.0, 0.0], [0.0, 1.0]]);
+        assert_eq!(
+            first.iter().map(|c| c.served.clone().unwrap().vector).collect::<Vec<_>>(),
+            [[1.0, 0.0], [0.0, 1.0]]
+        );
         let known = first[1].seq;
         store.commit(&[upsert_of(track("a", &[-1.0, 0.0])), Change::Remove(id("b"))]).unwrap();
         let then = changes_since(&store, known);
-        assert_eq!(then[0].vector.as_deref(), Some(&[-1.0, 0.0][..]));
+        assert_eq!(then[0].served.as_ref().unwrap().vector, [-1.0, 0.0]);
         assert_eq!(then[0].key, first[0].key, "a replaced track keeps its key");
-        assert_eq!((then[1].key, then[1].vector.clone()), (first[1].key, None));
+        assert_eq!((then[1].key, then[1].served.clone()), (first[1].key, None));
         store.commit(&[upsert_of(track("b", &[0.0, 1.0]))]).unwrap();
         let again = changes_since(&store, then[1].seq);
         assert!(again[0].key > first[1].key, "a key is never used again");

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::{Context, exit_code, print_json, print_line};
 use crate::error::Result;
-use crate::index::Graph;
+use crate::index;
 use crate::store::Store;
 
 /// Looks at the database's pages, every vector, every reference, and the checksums of the index.
@@ -14,7 +14,7 @@ pub struct Args {}
 pub fn run(_: Args, context: Context) -> Result<ExitCode> {
     let store = Store::read(&context.catalogue)?;
     let mut wrong = store.check()?;
-    if let Err(e) = Graph::check(store.folder()) {
+    if let Err(e) = index::check(store.folder()) {
         wrong.push(format!("{e}: delete {}; the next ingest builds it again", store.folder().join("index").display()));
     }
     if context.json {

@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::encoder::Model;
 use crate::error::{Error, Result};
 use crate::factors::Factors;
+use crate::index::Filter;
 use crate::ingest::{Status, Summary, ingest};
 use crate::inputs::{Input, read_manifest};
 use crate::recommend::{Query, Recommender};
@@ -71,7 +72,7 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
         report.handed_over
     ))?;
     // As a service would: open all the time, beside whoever writes.
-    let mut service = Recommender::open(&context.catalogue, &context.config.index)?;
+    let mut service = Recommender::open(&context.catalogue, &context.config.index, &context.config.recommend)?;
     service.refresh()?;
 
     // The manifest gave it an id, or it would not be among the held-out tracks.
@@ -83,7 +84,7 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     let started = Instant::now();
     let uploaded = take_in(&mut store, &model, vec![upload], &context)?;
     service.refresh()?;
-    let nearest = service.recommend(&Query::Track(id.clone()), 5)?;
+    let nearest = service.recommend(&Query::Track(id.clone()), 5, &Filter::default())?;
     let ms = started.elapsed().as_secs_f64() * 1e3;
     summary.failed += uploaded.failed;
     print_line(&format!("   from file to recommendable: {ms:.0} ms (heard, predicted, on disk, searchable)"))?;
@@ -105,7 +106,7 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     // The first of them on whose own list it stands, or the first of them.
     let mut shown = None;
     for listener in service.audience(&track.vector, 200)? {
-        let list = service.recommend(&Query::User(listener.listener.clone()), 10)?;
+        let list = service.recommend(&Query::User(listener.listener.clone()), 10, &Filter::default())?;
         let has = list.iter().any(|r| r.track == id);
         if shown.is_none() || has {
             shown = Some((listener.listener, list));

@@ -19,7 +19,7 @@ Examples:
   debut --catalogue /data/cat ingest --manifest new.csv --json
   debut ingest ~/Music                                 again: does only what is new or was interrupted
 
-A manifest is CSV or JSON Lines of path,id,artist,title,album,released; only path must be there. Without an id, the id
+A manifest is CSV or JSON Lines of path,id,artist,title,album,released,language,explicit,regions; only path must be there. Without an id, the id
 is the hash of the content, so that a file which is renamed or moved stays the same track.
 
 With --json, one line a file, told once it is durable:
@@ -99,9 +99,9 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     store.checkpoint()?;
 
     let mut index = Index::open(&store, &context.config.index)?;
-    if index.graph_is_due() {
-        let bar = progress(index.len() as u64, "building the graph");
-        index.build_graph(&store, &|n| bar.inc(n as u64))?;
+    if index.is_due() {
+        let bar = progress(index.len() as u64, "building the index");
+        index.build(&store, &|n| bar.inc(n as u64))?;
         bar.finish_and_clear();
     }
     if !context.json {

@@ -1,5 +1,6 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -12,8 +13,9 @@ use crate::audio::{Listening, hear};
 use crate::encoder::Model;
 use crate::error::{Error, Result};
 use crate::ids::{TrackId, UserId};
+use crate::index::Filter;
 use crate::inputs::read_playlist;
-use crate::recommend::{Audience, Query, Recommendation, Recommender};
+use crate::recommend::{Audience, New, Query, Recommendation, Recommender};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -21,13 +23,18 @@ Examples:
   debut recommend --track 4f2a…  --listeners 5   its nearest tracks, and the listeners it would be shown to
   debut recommend --file new.mp3                 the same for a file that need not be in the catalogue
   debut recommend --playlist road-trip.m3u -k 20
+  debut recommend --user listener-17 --language en --language pt --years 2015..2026 --region BR --clean --per-artist 2
   debut recommend --queries - --json             one query a line, one answer a line, for services and batches
 
-A line of --queries is one of {\"track\":ID} {\"user\":ID} {\"file\":PATH} {\"playlist\":[ID,…]}, with \"k\" and
-\"listeners\" if wanted; its answer is {\"recommendations\":[…],\"listeners\":[…]} or {\"error\":\"…\"}. Each answer
+A line of --queries is one of {\"track\":ID} {\"user\":ID} {\"file\":PATH} {\"playlist\":[ID,…]}, with \"k\",
+\"listeners\" and a filter if wanted (\"languages\":[…], \"years\":[2015,2026], \"clean\":true, \"region\":\"BR\",
+\"without_artists\":[…], \"per_artist\":2); its answer is {\"recommendations\":[…],\"listeners\":[…]} or {\"error\":\"…\"}. Each answer
 knows everything that was acknowledged before its query was read, also by other processes.
 
-With --json otherwise, one line a track: {\"track\":\"…\",\"score\":0.83,\"title\":\"…\",\"artist\":\"…\",\"path\":\"…\",\"because\":[…]}";
+A list for a listener or a playlist is ordered by cosine and popularity, and new releases have places of their own: they
+are marked new, and quota where they would not be there without. `[recommend]` and `[index]` of the settings say how much.
+
+With --json otherwise, one line a track: {\"track\":\"…\",\"score\":0.83,\"new\":\"earned|quota\",\"title\":\"…\",\"artist\":\"…\",\"path\":\"…\",\"because\":[…]}";
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = EXAMPLES)]
@@ -42,6 +49,9 @@ pub struct Args {
     /// How many listeners to whom the track would be shown (with --track or --file).
     #[arg(long, default_value_t = 0, value_name = "N")]
     listeners: usize,
+
+    #[command(flatten)]
+    filter: FilterArgs,
 
     /// The model that listens to --file; the shipped one where none is given.
     #[arg(long, value_name = "DIR")]
@@ -68,6 +78,57 @@ struct One {
     queries: Option<PathBuf>,
 }
 
+#[derive(clap::Args, Debug)]
+#[command(next_help_heading = "Only tracks that")]
+struct FilterArgs {
+    /// are in this language, as the manifest has it; may be given again.
+    #[arg(long, value_name = "LANGUAGE")]
+    language: Vec<String>,
+    /// are of these years: 1990..1999, 2020.., ..1960, 1984.
+    #[arg(long, value_name = "FROM..TO", value_parser = years)]
+    years: Option<RangeInclusive<i32>>,
+    /// are not marked as explicit.
+    #[arg(long)]
+    clean: bool,
+    /// may be played in this region.
+    #[arg(long, value_name = "REGION")]
+    region: Option<String>,
+    /// are not by this artist; may be given again.
+    #[arg(long, value_name = "ARTIST")]
+    without_artist: Vec<String>,
+    /// are among the best N of their artist.
+    #[arg(long, value_name = "N")]
+    per_artist: Option<usize>,
+}
+
+impl FilterArgs {
+    fn filter(&self) -> Filter {
+        Filter {
+            languages: self.language.clone(),
+            years: self.years.clone(),
+            clean: self.clean,
+            region: self.region.clone(),
+            without_artists: self.without_artist.clone(),
+            per_artist: self.per_artist,
+            ..Filter::default()
+        }
+    }
+}
+
+/// `FROM..TO`, of which either may be absent, or one year.
+fn years(text: &str) -> std::result::Result<RangeInclusive<i32>, String> {
+    let (from, to) = text.split_once("..").unwrap_or((text, text));
+    let year = |text: &str, open: i32| match text.trim() {
+        "" => Ok(open),
+        number => number.parse().map_err(|_| format!("{number:?} is not a year")),
+    };
+    if text.trim().is_empty() {
+        return Err("a year, or FROM..TO".into());
+    }
+    let years = year(from, i32::MIN)?..=year(to, i32::MAX)?;
+    if years.is_empty() { Err(format!("{text}: no year is in it")) } else { Ok(years) }
+}
+
 /// One line of `--queries`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -78,6 +139,27 @@ struct Line {
     playlist: Option<Vec<TrackId>>,
     k: Option<usize>,
     listeners: Option<usize>,
+    languages: Option<Vec<String>>,
+    years: Option<(i32, i32)>,
+    clean: Option<bool>,
+    region: Option<String>,
+    without_artists: Option<Vec<String>>,
+    per_artist: Option<usize>,
+}
+
+impl Line {
+    /// The line's filter; what it does not say is as the command line has it.
+    fn filter(&self, otherwise: Filter) -> Filter {
+        Filter {
+            languages: self.languages.clone().unwrap_or(otherwise.languages),
+            years: self.years.map_or(otherwise.years, |(from, to)| Some(from..=to)),
+            clean: self.clean.unwrap_or(otherwise.clean),
+            region: self.region.clone().or(otherwise.region),
+            without_artists: self.without_artists.clone().unwrap_or(otherwise.without_artists),
+            per_artist: self.per_artist.or(otherwise.per_artist),
+            without: otherwise.without,
+        }
+    }
 }
 
 struct Answer {
@@ -86,7 +168,7 @@ struct Answer {
 }
 
 pub fn run(args: Args, context: Context) -> Result<ExitCode> {
-    let recommender = Recommender::open(&context.catalogue, &context.config.index)?;
+    let recommender = Recommender::open(&context.catalogue, &context.config.index, &context.config.recommend)?;
     let mut ear = Ear { given: args.model.clone(), model: None, listening: context.config.listen.clone() };
     if let Some(path) = &args.query.queries {
         return answer_lines(path, recommender, &mut ear, &args, &context);
@@ -100,7 +182,7 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
         // clap asks for exactly one, and --queries was answered above.
         One { .. } => return Err(Error::invalid("query", "one of --track --file --user --playlist --queries", "none")),
     };
-    let answer = answer(&recommender, &query, args.k, args.listeners)?;
+    let answer = answer(&recommender, &query, args.k, args.listeners, &args.filter.filter())?;
     if context.json {
         for track in &answer.tracks {
             print_json(track)?;
@@ -114,7 +196,7 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     Ok(exit_code(missing))
 }
 
-fn answer(recommender: &Recommender, query: &Query, k: usize, listeners: usize) -> Result<Answer> {
+fn answer(recommender: &Recommender, query: &Query, k: usize, listeners: usize, filter: &Filter) -> Result<Answer> {
     let vector = match query {
         _ if listeners == 0 => None,
         Query::Track(id) => recommender.store().track(id)?.map(|t| t.vector),
@@ -122,14 +204,19 @@ fn answer(recommender: &Recommender, query: &Query, k: usize, listeners: usize) 
         _ => None,
     };
     Ok(Answer {
-        tracks: recommender.recommend(query, k)?,
+        tracks: recommender.recommend(query, k, filter)?,
         listeners: vector.map_or_else(|| Ok(Vec::new()), |v| recommender.audience(&v, listeners))?,
     })
 }
 
 fn print_answer(answer: &Answer) -> Result<()> {
     for (i, track) in answer.tracks.iter().enumerate() {
-        print_line(&format!("{:>3}  {:.3}  {}", i + 1, track.score, named(track)))?;
+        let new = match track.new {
+            Some(New::Quota) => "  (new, by quota)",
+            Some(New::Earned) => "  (new)",
+            None => "",
+        };
+        print_line(&format!("{:>3}  {:.3}  {}{new}", i + 1, track.score, named(track)))?;
         if !track.because.is_empty() {
             let played: Vec<String> = track
                 .because
@@ -231,6 +318,7 @@ fn answer_lines(
         let mut ask = || {
             recommender.refresh()?;
             let line: Line = serde_json::from_slice(&line).map_err(|e| Error::invalid("query", "a JSON object", e))?;
+            let filter = line.filter(args.filter.filter());
             let (k, listeners) = (line.k.unwrap_or(args.k), line.listeners.unwrap_or(args.listeners));
             let query = match line {
                 Line { track: Some(id), user: None, file: None, playlist: None, .. } => Query::Track(id),
@@ -241,7 +329,7 @@ fn answer_lines(
                 Line { track: None, user: None, file: None, playlist: Some(ids), .. } => Query::Playlist(ids),
                 _ => return Err(Error::invalid("query", "one of track, user, file, playlist", "none or several")),
             };
-            answer(&recommender, &query, k, listeners)
+            answer(&recommender, &query, k, listeners, &filter)
         };
         match ask() {
             Ok(answer) if context.json => {

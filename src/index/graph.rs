@@ -1,29 +1,21 @@
-//! The usearch graph (HNSW): a derived, disposable generation of the index.
+//! The usearch graph (HNSW): a derived, disposable generation of the index, for who asks for it (`index.graph`).
 //!
 //! usearch trusts its caller and its files (a damaged file crashes the process, hangs it, or answers wrongly), so this
-//! is the only way in, and it keeps these rules: finite unit vectors and no reserved key go in; the graph never changes
-//! once it is built (what came later is scanned exactly beside it); room for threads is reserved after every load;
-//! a file is verified, length and BLAKE3, before usearch sees a byte of it.
-//!
-//! On disk: `index/graph-<seq>.usearch` and `index/manifest.json`, which names it. The manifest is swapped by a rename,
-//! last, so a crash leaves the old generation or the new.
+//! is the only way in, and it keeps these rules: finite vectors and no reserved key go in, finite queries and no more
+//! than there is are asked; the graph never changes once it is built (what came later is scanned exactly beside it), so
+//! nothing reserves, saves or loads while somebody searches; room for threads is reserved after every load; a file is
+//! verified, length and BLAKE3, before usearch sees a byte of it; filters are put to the answer, never to usearch.
 
-use std::fs;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
 use usearch::{Index as Usearch, IndexOptions, MetricKind, ScalarKind};
 
-use super::Hit;
-use super::vectors::Vectors;
-use crate::artefact::{atomic_write, file_hash};
+use super::generation::{self, Origin};
+use super::{Hit, Vectors};
 use crate::error::{Error, Result};
 
-const FOLDER: &str = "index";
-const MANIFEST: &str = "manifest.json";
-const FORMAT: u32 = 1;
+const KIND: &str = "graph";
 /// usearch refuses a search when more threads ask than were reserved; a server has more than cores.
 const THREADS: usize = 64;
 /// Edges per node; usearch's default, and the best recall per byte at 40 dimensions.
@@ -33,35 +25,18 @@ const EXPANSION_ADD: usize = 128;
 /// Candidates looked at while searching: recall@10 of 0.99 for songs against songs at 100,000.
 const EXPANSION_SEARCH: usize = 128;
 
-/// What the generation on the disk is.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Manifest {
-    format: u32,
-    file: String,
-    bytes: u64,
-    blake3: String,
-    /// Everything up to this number of the catalogue's sequence is in it.
-    seq: i64,
-    /// [`Store::identity`](crate::store::Store::identity) of the catalogue it was made from.
-    catalogue: String,
-    dimensions: usize,
-    songs: usize,
-    metric: String,
-}
-
 /// A built graph over unit vectors; never changed.
-pub struct Graph {
+pub(super) struct Graph {
     index: Usearch,
     pub seq: i64,
     pub songs: usize,
 }
 
 impl Graph {
-    /// Builds a graph of all that `exact` holds, on all cores; `done` hears how many are in.
-    pub fn build(dimensions: usize, exact: &Vectors, seq: i64, done: &(dyn Fn(usize) + Sync)) -> Result<Graph> {
-        let index = empty(dimensions)?;
-        let songs: Vec<(u64, &[f32])> = exact.iter().collect();
+    /// Builds a graph of all `songs`, on all cores; `done` hears how many are in.
+    pub fn build<T>(songs: &Vectors<T>, seq: i64, done: &(dyn Fn(usize) + Sync)) -> Result<Graph> {
+        let index = empty(songs.dimensions())?;
+        let songs: Vec<(u64, &[f32])> = songs.iter().collect();
         index.reserve_capacity_and_threads(songs.len().max(1), THREADS).map_err(refused)?;
         songs.par_chunks(256).try_for_each(|chunk| {
             for (key, vector) in chunk {
@@ -83,102 +58,33 @@ impl Graph {
         Ok(found.keys.into_iter().zip(found.distances).map(|(key, d)| Hit { key, score: 1.0 - d }).collect())
     }
 
-    /// Writes this generation beside the catalogue and makes it the current one.
-    pub fn publish(&self, catalogue: &Path, identity: &str, dimensions: usize) -> Result<()> {
-        let folder = catalogue.join(FOLDER);
-        let file = file_name(self.seq);
-        let path = folder.join(&file);
+    /// Writes this generation beside the catalogue in `folder` and makes it the current one.
+    pub fn publish(&self, folder: &Path, identity: &str) -> Result<()> {
         // usearch's own `save` overwrites in place and does not notice a full disk.
         let mut bytes = vec![0; self.index.serialized_length()];
         self.index.save_to_buffer(&mut bytes).map_err(refused)?;
-        atomic_write(&path, |out| out.write_all(&bytes))?;
-        let manifest = Manifest {
-            format: FORMAT,
-            file,
-            bytes: bytes.len() as u64,
-            blake3: blake3::hash(&bytes).to_hex().to_string(),
-            seq: self.seq,
-            catalogue: identity.into(),
-            dimensions,
-            songs: self.songs,
-            metric: "cosine".into(),
-        };
-        let text = serde_json::to_vec_pretty(&manifest).map_err(|e| Error::format(&path, "a manifest", e))?;
-        atomic_write(&folder.join(MANIFEST), |out| out.write_all(&text))?;
-        for old in fs::read_dir(&folder).map_err(Error::io(&folder))?.flatten() {
-            let name = old.file_name();
-            let name = name.to_string_lossy();
-            if name.starts_with("graph-") && name != manifest.file {
-                // An old generation that cannot be deleted costs disk, nothing else; a reader may still have it open.
-                let _ = fs::remove_file(old.path());
-            }
-        }
-        Ok(())
+        let dimensions = self.index.dimensions();
+        let origin = Origin { seq: self.seq, catalogue: identity.into(), dimensions, songs: self.songs };
+        generation::publish(folder, KIND, origin, &bytes)
     }
 
     /// The current generation of the catalogue in this folder, or `None` where there is none.
     ///
     /// # Errors
     /// Where it is damaged or belongs to another catalogue; the index is then built again from the catalogue.
-    pub fn open(catalogue: &Path, identity: &str, dimensions: usize, last_seq: i64) -> Result<Option<Graph>> {
-        let Some((path, manifest)) = verified(catalogue)? else { return Ok(None) };
-        if manifest.catalogue != identity || manifest.dimensions != dimensions || manifest.seq > last_seq {
-            return Err(Error::mismatch(
-                format!("the graph {} and its catalogue", path.display()),
-                format!("catalogue {identity}, {dimensions} dimensions, at most seq {last_seq}"),
-                format!("catalogue {}, {} dimensions, seq {}", manifest.catalogue, manifest.dimensions, manifest.seq),
-            ));
-        }
-        let bytes = fs::read(&path).map_err(Error::io(&path))?;
-        if blake3::hash(&bytes).to_hex().as_str() != manifest.blake3 {
-            return Err(Error::format(&path, manifest.blake3, "a file that changed while it was read"));
-        }
+    pub fn open(folder: &Path, identity: &str, dimensions: usize, last_seq: i64) -> Result<Option<Graph>> {
+        let Some((path, origin, bytes)) = generation::open(folder, KIND, identity, dimensions, last_seq)? else {
+            return Ok(None);
+        };
         let index = empty(dimensions)?;
         index.load_from_buffer(&bytes).map_err(refused)?;
-        if index.size() != manifest.songs || index.dimensions() != dimensions {
-            return Err(Error::format(&path, format!("{} songs", manifest.songs), index.size()));
+        if index.size() != origin.songs || index.dimensions() != dimensions {
+            return Err(Error::format(&path, format!("{} songs", origin.songs), index.size()));
         }
-        index.reserve_capacity_and_threads(manifest.songs.max(1), THREADS).map_err(refused)?;
+        index.reserve_capacity_and_threads(origin.songs.max(1), THREADS).map_err(refused)?;
         index.change_expansion_search(EXPANSION_SEARCH);
-        Ok(Some(Graph { index, seq: manifest.seq, songs: manifest.songs }))
+        Ok(Some(Graph { index, seq: origin.seq, songs: origin.songs }))
     }
-
-    /// Verifies the generation on the disk without loading it; `None` where there is none.
-    pub fn check(catalogue: &Path) -> Result<Option<()>> {
-        Ok(verified(catalogue)?.map(|_| ()))
-    }
-}
-
-fn verified(catalogue: &Path) -> Result<Option<(PathBuf, Manifest)>> {
-    let path = catalogue.join(FOLDER).join(MANIFEST);
-    let text = match fs::read(&path) {
-        Ok(text) => text,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(Error::io(&path)(e)),
-    };
-    let manifest: Manifest =
-        serde_json::from_slice(&text).map_err(|e| Error::format(&path, "the manifest of a graph", e))?;
-    if manifest.format != FORMAT || manifest.metric != "cosine" {
-        return Err(Error::format(&path, format!("format {FORMAT}, cosine"), format!("{manifest:?}")));
-    }
-    if manifest.file != file_name(manifest.seq) {
-        return Err(Error::format(&path, file_name(manifest.seq), manifest.file));
-    }
-    let graph = path.with_file_name(&manifest.file);
-    let bytes = fs::metadata(&graph).map_err(Error::io(&graph))?.len();
-    if bytes != manifest.bytes {
-        return Err(Error::format(&graph, format!("{} bytes", manifest.bytes), bytes));
-    }
-    let hash = file_hash(&graph)?;
-    if hash != manifest.blake3 {
-        return Err(Error::format(&graph, manifest.blake3, hash));
-    }
-    Ok(Some((graph, manifest)))
-}
-
-/// Names a generation, and repeats its `seq`, so that a damaged manifest cannot claim another.
-fn file_name(seq: i64) -> String {
-    format!("graph-{seq}.usearch")
 }
 
 fn empty(dimensions: usize) -> Result<Usearch> {
@@ -196,4 +102,67 @@ fn empty(dimensions: usize) -> Result<Usearch> {
 
 fn refused(e: impl std::fmt::Display) -> Error {
     Error::invalid("call of usearch", "an answer", e)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::{Rng, RngExt, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    const D: usize = 12;
+
+    fn song(rng: &mut impl Rng) -> Vec<f32> {
+        crate::linalg::unit(&(0..D).map(|_| rng.random_range(-1.0..1.0f32)).collect::<Vec<_>>()).unwrap()
+    }
+
+    fn songs(n: u64, rng: &mut impl Rng) -> Vectors {
+        let mut songs = Vectors::new(D);
+        (1..=n).for_each(|key| songs.upsert(key, &song(rng), ()).unwrap());
+        songs
+    }
+
+    /// usearch takes both without a word: the one is never found again, the other ruins the recall of all.
+    #[test]
+    fn a_reserved_key_and_numbers_that_are_not_finite_stay_outside() {
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let mut with_reserved = songs(20, &mut rng);
+        assert!(Graph::build(&with_reserved, 1, &|_| ()).is_ok());
+        with_reserved.upsert(u64::MAX, &song(&mut rng), ()).unwrap();
+        assert!(Graph::build(&with_reserved, 1, &|_| ()).is_err());
+        assert!(with_reserved.upsert(5, &[f32::NAN; D], ()).is_err());
+    }
+
+    #[test]
+    fn an_absurd_k_allocates_what_there_is() {
+        let mut rng = ChaCha8Rng::seed_from_u64(2);
+        let graph = Graph::build(&songs(50, &mut rng), 1, &|_| ()).unwrap();
+        assert_eq!(graph.search(&song(&mut rng), usize::MAX).unwrap().len(), 50);
+        assert!(graph.search(&song(&mut rng), 0).unwrap().is_empty());
+        let none = Graph::build(&songs(0, &mut rng), 0, &|_| ()).unwrap();
+        assert!(none.search(&song(&mut rng), 10).unwrap().is_empty());
+    }
+
+    /// As many threads as there is room for search at once, also after a load, which forgets the room.
+    #[test]
+    fn many_threads_search_a_loaded_graph() {
+        let mut rng = ChaCha8Rng::seed_from_u64(3);
+        let dir = tempfile::tempdir().unwrap();
+        let built = Graph::build(&songs(500, &mut rng), 7, &|_| ()).unwrap();
+        built.publish(dir.path(), "c").unwrap();
+        let loaded = Graph::open(dir.path(), "c", D, 7).unwrap().unwrap();
+        let queries: Vec<Vec<f32>> = (0..20).map(|_| song(&mut rng)).collect();
+        let expected: Vec<Vec<Hit>> = queries.iter().map(|q| built.search(q, 5).unwrap()).collect();
+        std::thread::scope(|scope| {
+            for _ in 0..THREADS {
+                scope.spawn(|| {
+                    for _ in 0..10 {
+                        for (query, expected) in queries.iter().zip(&expected) {
+                            assert_eq!(&loaded.search(query, 5).unwrap(), expected);
+                        }
+                    }
+                });
+            }
+        });
+    }
 }

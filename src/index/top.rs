@@ -61,6 +61,10 @@ impl Best {
         }
     }
 
+    pub fn len(&self) -> usize {
+        self.hits.len()
+    }
+
     /// Best first.
     pub fn into_sorted(self) -> Vec<Hit> {
         self.hits.into_iter().map(|ranked| ranked.0).collect()

@@ -62,6 +62,11 @@ impl<T> Vectors<T> {
         Vectors::partitioned(dimensions, Partition::Norms)
     }
 
+    /// None yet, in the lists of these cells.
+    pub(super) fn in_cells(dimensions: usize, cells: Cells) -> Vectors<T> {
+        Vectors::partitioned(dimensions, Partition::Cells(cells))
+    }
+
     fn partitioned(dimensions: usize, partition: Partition) -> Vectors<T> {
         let lists = match &partition {
             Partition::One => 1,
@@ -112,6 +117,11 @@ impl<T> Vectors<T> {
         self.keys.iter().zip(self.rows.chunks_exact(self.dimensions.max(1))).map(|(key, row)| (*key, row))
     }
 
+    /// What is beside each vector, in the order of [`Vectors::iter`].
+    pub fn beside(&self) -> impl Iterator<Item = &T> {
+        self.beside.iter()
+    }
+
     /// Bytes that this occupies, unused capacity included.
     pub fn bytes(&self) -> usize {
         self.lists.iter().map(|list| list.bytes() + size_of::<Blocks>()).sum::<usize>()
@@ -120,6 +130,7 @@ impl<T> Vectors<T> {
             + self.beside.capacity() * size_of::<T>()
             + self.places.capacity() * size_of::<(u32, u32)>()
             + self.slots.bytes()
+            + self.cells().map_or(0, Cells::bytes)
     }
 
     /// Adds the vector `[d]` or replaces the one under `key`.
@@ -127,8 +138,13 @@ impl<T> Vectors<T> {
     /// # Errors
     /// `Mismatch` of dimensions; `Invalid` for numbers that are not finite or beyond ±10¹⁵; nothing is changed then.
     pub fn upsert(&mut self, key: u64, vector: &[f32], beside: T) -> Result<()> {
+        self.upsert_into(None, key, vector, beside)
+    }
+
+    /// As [`Vectors::upsert`], into a list that is known already.
+    pub(super) fn upsert_into(&mut self, list: Option<u32>, key: u64, vector: &[f32], beside: T) -> Result<()> {
         check(self.dimensions, vector)?;
-        let list = self.list_of(vector);
+        let list = list.filter(|list| (*list as usize) < self.lists.len()).unwrap_or_else(|| self.list_of(vector));
         if let Some(slot) = self.slots.get(key) {
             let at = slot as usize;
             self.rows[at * self.dimensions..][..self.dimensions].copy_from_slice(vector);
@@ -245,6 +261,20 @@ impl<T> Vectors<T> {
         }
     }
 
+    /// Offers each of these keys, without going through the lists.
+    pub(super) fn gather(
+        &self,
+        keys: impl Iterator<Item = u64>,
+        query: &[f32],
+        keep: &dyn Fn(u64, &T) -> bool,
+        group: &dyn Fn(&T) -> u64,
+        best: &mut Best,
+    ) {
+        for slot in keys.filter_map(|key| self.slots.get(key)) {
+            self.consider(slot, query, keep, group, best);
+        }
+    }
+
     /// As [`Vectors::scan`], in the `probes` nearest lists only.
     pub(super) fn probe(
         &self,
@@ -265,9 +295,31 @@ impl<T> Vectors<T> {
         }
     }
 
-    /// Puts every vector into the list of its cell, on all cores.
-    pub(super) fn divide(&mut self, cells: Cells) {
-        let assigned = cells.assign(&self.rows);
+    /// The number of lists.
+    pub(super) fn lists(&self) -> usize {
+        self.lists.len()
+    }
+
+    /// The list of each vector, in the order of [`Vectors::iter`].
+    pub(super) fn list_of_each(&self) -> impl Iterator<Item = u32> {
+        self.places.iter().map(|(list, _)| *list)
+    }
+
+    pub(super) fn cells(&self) -> Option<&Cells> {
+        match &self.partition {
+            Partition::Cells(cells) => Some(cells),
+            _ => None,
+        }
+    }
+
+    /// Puts every vector into the list of its cell: the one that `known` has, or else the nearest, found on all cores.
+    pub(super) fn divide(&mut self, cells: Cells, known: &Keys) {
+        let assigned = if known.is_empty() {
+            cells.assign(&self.rows)
+        } else {
+            let of = |(key, row)| known.get(key).unwrap_or_else(|| cells.nearest(row));
+            self.iter().map(of).collect()
+        };
         let mut counts = vec![0; cells.len()];
         assigned.iter().for_each(|list| counts[*list as usize] += 1);
         self.lists = counts.into_iter().map(|n| Blocks::with_capacity(self.dimensions, n)).collect();
