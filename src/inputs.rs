@@ -281,6 +281,19 @@ mod tests {
         assert_eq!(inputs[0].info.title.as_deref(), Some("A, B"));
         assert_eq!(inputs[1].path, dir.path().join("sub/y.ogg"));
         assert_eq!(inputs[1].id, None);
+        let marked = |line: &str| {
+            fs::write(&jsonl, format!("{line}\n")).unwrap();
+            read_manifest(&jsonl).map(|inputs| inputs[0].info.clone())
+        };
+        let info =
+            marked("{\"path\":\"x.mp3\",\"language\":\"pt-BR\",\"explicit\":true,\"regions\":\"BR PT\"}").unwrap();
+        assert_eq!((info.language.as_deref(), info.explicit), (Some("pt-BR"), Some(true)));
+        assert_eq!(info.regions.as_deref(), Some("BR PT"));
+        fs::write(&csv, "path,language,explicit,regions\nx.mp3,pt-BR,yes,BR PT\ny.mp3,,,\n").unwrap();
+        let inputs = read_manifest(&csv).unwrap();
+        assert_eq!(inputs[0].info, info);
+        assert_eq!((inputs[1].info.explicit, &inputs[1].info.regions), (None, &None));
+        assert!(marked("{\"path\":\"x.mp3\",\"explicit\":\"perhaps\"}").unwrap_err().to_string().contains("perhaps"));
         fs::write(&jsonl, "{\"path\":\"x.mp3\",\"id\":4711}\n").unwrap();
         assert_eq!(read_manifest(&jsonl).unwrap()[0].id.as_ref().unwrap().as_str(), "4711");
     }

@@ -54,7 +54,7 @@ pub struct RecommendConfig {
 
 impl Default for RecommendConfig {
     fn default() -> RecommendConfig {
-        RecommendConfig { popularity: 0.1, candidates: 10, new_share: 0.1, per_artist: 0, inner_product: false }
+        RecommendConfig { popularity: 0.4, candidates: 10, new_share: 0.1, per_artist: 0, inner_product: false }
     }
 }
 
@@ -452,5 +452,47 @@ impl Listeners {
         let hits = self.vectors.search(vector, k, &|_, ()| true)?;
         let names = self.ids.names();
         Ok(hits.iter().map(|h| Audience { listener: names[h.key as usize].clone(), score: h.score }).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ranked(key: u64, rank: f32, new: bool, artist: u64) -> Ranked {
+        Ranked { hit: Hit { key, score: rank }, rank, standing: Standing { popularity: 0.5, new, artist } }
+    }
+
+    fn told(chosen: Vec<(Hit, Option<New>)>) -> Vec<(u64, Option<New>)> {
+        chosen.into_iter().map(|(hit, new)| (hit.key, new)).collect()
+    }
+
+    #[test]
+    fn new_releases_take_the_last_places_up_to_their_share_and_no_more() {
+        let old: Vec<Ranked> = (0..10).map(|i| ranked(i, 1.0 - i as f32 / 10.0, i == 8, 0)).collect();
+        let fresh: Vec<Ranked> = (0..5).map(|i| ranked(100 + i, 0.05 - i as f32 / 100.0, true, 0)).collect();
+        let chosen = |places| told(with_quota(old.clone(), fresh.clone(), 5, places, None));
+        assert_eq!(chosen(0), (0..5).map(|key| (key, None)).collect::<Vec<_>>());
+        let two = chosen(2);
+        assert_eq!(two[..3], [(0, None), (1, None), (2, None)]);
+        assert_eq!(two[3..], [(100, Some(New::Quota)), (101, Some(New::Quota))]);
+        assert!(chosen(5).iter().all(|(_, new)| *new == Some(New::Quota)));
+
+        // What earns its place counts for the share.
+        let wide = told(with_quota(old.clone(), fresh.clone(), 9, 1, None));
+        assert_eq!(wide.last(), Some(&(8, Some(New::Earned))));
+        assert_eq!(wide.len(), 9);
+        // Fewer than k in all: nobody has to go.
+        let few = told(with_quota(old[..2].to_vec(), fresh[..1].to_vec(), 5, 1, None));
+        assert_eq!(few, [(0, None), (1, None), (100, Some(New::Quota))]);
+    }
+
+    #[test]
+    fn a_quota_gives_no_artist_more_than_he_may_have() {
+        let old: Vec<Ranked> = (0..4).map(|i| ranked(i, 1.0 - i as f32 / 10.0, false, 1 + i)).collect();
+        let fresh = vec![ranked(100, 0.2, true, 2), ranked(101, 0.1, true, 2), ranked(102, 0.0, true, 9)];
+        let chosen = told(with_quota(old, fresh, 4, 2, Some(1)));
+        // The first goes in for the other of its artist, the second finds no room, the third takes the last place.
+        assert_eq!(chosen, [(0, None), (2, None), (100, Some(New::Quota)), (102, Some(New::Quota))]);
     }
 }

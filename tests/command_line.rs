@@ -95,9 +95,17 @@ fn the_same_content_is_one_track_and_the_same_id_with_new_content_is_replaced() 
 fn every_way_to_ask_has_an_answer_of_the_same_form() {
     let dir = tempfile::tempdir().unwrap();
     let folder = music(dir.path(), 12);
-    let mut manifest = String::from("path,id,title\n");
+    let mut manifest = String::from("path,id,title,artist,released,language,explicit,regions\n");
     for i in 0..12 {
-        manifest += &format!("music/album {}/song {i:03}.wav,song-{i},Song {i}\n", i / 10);
+        manifest += &format!(
+            "music/album {}/song {i:03}.wav,song-{i},Song {i},Artist {},{}-06-01,{},{},{}\n",
+            i / 10,
+            i % 3,
+            2000 + i,
+            ["en", "de"][i % 2],
+            i == 4,
+            if i == 5 { "JP KR" } else { "" }
+        );
     }
     fs::write(dir.path().join("tracks.csv"), manifest).unwrap();
     json(dir.path(), 0, &["ingest", "--manifest", "tracks.csv", "--json"]);
@@ -129,6 +137,38 @@ fn every_way_to_ask_has_an_answer_of_the_same_form() {
     assert!(by_file.len() == 11 && by_file.iter().all(|l| l["track"] != "song-3"));
     write_song(&dir.path().join("unheard.wav"), 30);
     assert_eq!(json(dir.path(), 0, &["recommend", "--file", "unheard.wav", "-k", "20", "--json"]).len(), 12);
+
+    // Every filter, alone and together, as an option and in a line.
+    let ids = |ask: &[&str]| -> Vec<String> {
+        let lines = json(dir.path(), 0, &[&["recommend", "--track", "song-3", "-k", "20", "--json"], ask].concat());
+        let mut ids: Vec<String> = lines.iter().map(|l| l["track"].as_str().unwrap().to_string()).collect();
+        ids.sort();
+        ids
+    };
+    let songs = |numbers: &[usize]| {
+        let mut ids: Vec<String> = numbers.iter().map(|i| format!("song-{i}")).collect();
+        ids.sort();
+        ids
+    };
+    assert_eq!(ids(&["--language", "DE"]), songs(&[1, 5, 7, 9, 11]));
+    assert_eq!(ids(&["--years", "2004..2006"]), songs(&[4, 5, 6]));
+    assert_eq!(ids(&["--years", "..2001", "--language", "en", "--language", "de"]), songs(&[0, 1]));
+    assert_eq!(ids(&["--clean", "--years", "2004..2005"]), songs(&[5]));
+    assert_eq!(ids(&["--region", "DE", "--years", "2004..2006"]), songs(&[4, 6]));
+    assert_eq!(ids(&["--region", "jp", "--years", "2004..2006"]), songs(&[4, 5, 6]));
+    assert_eq!(ids(&["--without-artist", "artist 0", "--without-artist", "Artist 1"]), songs(&[2, 5, 8, 11]));
+    assert_eq!(ids(&["--per-artist", "2"]).len(), 6);
+    assert!(ids(&["--years", "1900"]).is_empty());
+    fs::write(
+        dir.path().join("f.jsonl"),
+        "{\"track\":\"song-3\",\"years\":[2004,2006],\"clean\":true,\"k\":20}\n{\"track\":\"song-3\",\"per_artist\":1}\n",
+    )
+    .unwrap();
+    let filtered = json(dir.path(), 0, &["recommend", "--queries", "f.jsonl", "--language", "de", "--json"]);
+    assert_eq!(filtered[0]["recommendations"].as_array().unwrap().len(), 1, "song-5");
+    assert_eq!(filtered[1]["recommendations"].as_array().unwrap().len(), 3);
+    let (code, _, stderr) = run(dir.path(), &["recommend", "--track", "song-3", "--years", "soon"]);
+    assert!(code == 2 && stderr.contains("soon"), "{stderr}");
 
     // Questions that have no answer do not end the service.
     fs::write(
@@ -440,6 +480,8 @@ fn wrong_usage_is_exit_code_2_and_help_teaches() {
                 &["ingest", "--segments", "0", "."][..],
                 &["--set", "listen.segments=101", "demo"],
                 &["--set", "ingest.batch=0", "ingest", "."],
+                &["--set", "index.recall=2", "ingest", "."],
+                &["--set", "recommend.new_share=-1", "recommend", "--track", "x"],
             ])
     {
         let (code, stdout, stderr) = run(dir.path(), wrong);

@@ -19,8 +19,9 @@ Examples:
   debut --catalogue /data/cat ingest --manifest new.csv --json
   debut ingest ~/Music                                 again: does only what is new or was interrupted
 
-A manifest is CSV or JSON Lines of path,id,artist,title,album,released,language,explicit,regions; only path must be there. Without an id, the id
-is the hash of the content, so that a file which is renamed or moved stays the same track.
+A manifest is CSV or JSON Lines of path,id,artist,title,album,released,language,explicit,regions; only path must be there.
+Without an id, the id is the hash of the content, so that a file which is renamed or moved stays the same track. Regions are
+those where it may be played, separated by spaces; none means everywhere.
 
 With --json, one line a file, told once it is durable:
   {\"track\":\"…\",\"path\":\"…\",\"status\":\"added|replaced|skipped|failed\",\"reason\":\"…\",\"lost\":0.1,\"ms\":41.0}

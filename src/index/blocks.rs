@@ -419,7 +419,7 @@ mod x86 {
                     *sum = wide._mm512_add_epi32(*sum, product);
                 }
             }
-            sums.map(|sum| cast(sum))
+            sums.map(cast)
         }
     }
 

@@ -43,7 +43,7 @@ impl Graph {
                 if *key == u64::MAX || !vector.iter().all(|v| v.is_finite()) {
                     return Err(Error::invalid("vector for the graph", "finite numbers", format!("key {key}")));
                 }
-                index.add(*key, *vector).map_err(refused)?;
+                index.add(*key, vector).map_err(refused)?;
             }
             done(chunk.len());
             Ok(())

@@ -45,10 +45,6 @@ impl Keys {
         Some(slot)
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.pages.is_empty()
-    }
-
     pub fn bytes(&self) -> usize {
         self.pages.len() * (size_of::<[u32; PAGE as usize]>() + 32)
     }

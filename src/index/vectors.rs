@@ -117,6 +117,11 @@ impl<T> Vectors<T> {
         self.keys.iter().zip(self.rows.chunks_exact(self.dimensions.max(1))).map(|(key, row)| (*key, row))
     }
 
+    /// Every key, in the order of [`Vectors::iter`].
+    pub fn keys(&self) -> impl Iterator<Item = u64> {
+        self.keys.iter().copied()
+    }
+
     /// What is beside each vector, in the order of [`Vectors::iter`].
     pub fn beside(&self) -> impl Iterator<Item = &T> {
         self.beside.iter()
@@ -312,14 +317,9 @@ impl<T> Vectors<T> {
         }
     }
 
-    /// Puts every vector into the list of its cell: the one that `known` has, or else the nearest, found on all cores.
-    pub(super) fn divide(&mut self, cells: Cells, known: &Keys) {
-        let assigned = if known.is_empty() {
-            cells.assign(&self.rows)
-        } else {
-            let of = |(key, row)| known.get(key).unwrap_or_else(|| cells.nearest(row));
-            self.iter().map(of).collect()
-        };
+    /// Puts every vector into the list of its cell, on all cores.
+    pub(super) fn divide(&mut self, cells: Cells) {
+        let assigned = cells.assign(&self.rows);
         let mut counts = vec![0; cells.len()];
         assigned.iter().for_each(|list| counts[*list as usize] += 1);
         self.lists = counts.into_iter().map(|n| Blocks::with_capacity(self.dimensions, n)).collect();
@@ -412,7 +412,7 @@ pub(super) fn check(dimensions: usize, vector: &[f32]) -> Result<()> {
     if vector.len() != dimensions {
         return Err(Error::mismatch("a vector and the index", format!("{dimensions} numbers"), vector.len()));
     }
-    match vector.iter().find(|x| !(x.abs() <= LARGEST)) {
+    match vector.iter().find(|x| !(-LARGEST..=LARGEST).contains(*x)) {
         None => Ok(()),
         Some(odd) => Err(Error::invalid("number of a vector", format!("at most {LARGEST:e} in size"), odd)),
     }
