@@ -1,7 +1,7 @@
-"""The index beside faiss, hnswlib and voyager: one table a size.
+"""The index beside faiss, hnswlib, usearch and voyager: one table a size.
 
     pip install -r benches/index/requirements.txt
-    python benches/index/run.py FOLDER --sizes 1000000 --engines debut,faiss-flat,faiss-ivf,hnswlib,voyager
+    python benches/index/run.py FOLDER --sizes 1000000 --engines debut,faiss-flat,faiss-ivf,hnswlib,usearch,voyager
 
 FOLDER takes the vectors and the catalogue (about 550 bytes a track) and results.jsonl, which the table is made from
 (--table prints it again). Every engine runs in a process of its own, on the same vectors and queries, one after another;
@@ -127,6 +127,16 @@ def measure(folder, engine):
         index.add_items(items, num_threads=threads)
         steps = [16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024]
         ask, steer = lambda q: index.knn_query(q, K, num_threads=1)[0], index.set_ef
+    elif engine == "usearch":
+        from usearch.index import Index
+
+        index = Index(ndim=D, metric="ip", dtype="f32", connectivity=16, expansion_add=128)
+        index.add(np.arange(n), items, threads=threads)
+        steps = [16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024]
+        ask = lambda q: index.search(q[0], K, threads=1).keys
+
+        def steer(step):
+            index.expansion_search = step
     elif engine == "voyager":
         import voyager
 
@@ -206,7 +216,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--sizes", default="1000000")
-    parser.add_argument("--engines", default="debut,faiss-flat,faiss-ivf,hnswlib,voyager")
+    parser.add_argument("--engines", default="debut,faiss-flat,faiss-ivf,hnswlib,usearch,voyager")
     parser.add_argument("--binary", help="the bench `index` as it was built, rather than building it")
     parser.add_argument("--table", action="store_true", help="only print the table of what was measured")
     parser.add_argument("--measure", help=argparse.SUPPRESS)

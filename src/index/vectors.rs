@@ -1,10 +1,10 @@
 //! Vectors under keys, and the songs of the largest inner product with a query among them.
 //!
-//! Every vector lies here twice: as 32-bit floats, and in [8-bit codes](super::blocks) that bound its score. A search
+//! Every vector lies here twice: as 32-bit floats, and in 8-bit codes that bound its score. A search
 //! goes through the codes, and computes the score itself only where the bound reaches the `k`-th best so far; so its
 //! answer is that of a scan of all floats, at a fraction of the memory read.
 //!
-//! The codes lie in one list, or in several, so that a search can leave lists out (see [`Partition`]).
+//! The codes lie in one list, or in several, so that a search can leave lists out.
 
 use super::Hit;
 use super::blocks::{Blocks, Coded, CodedTogether, TOGETHER};
