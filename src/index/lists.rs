@@ -53,7 +53,7 @@ pub(super) fn learn<'a>(dimensions: usize, n: usize, vectors: impl Iterator<Item
 }
 
 /// The fewest probes with which recall@10 against the exact scan reaches `recall` (less one standard error) for songs,
-/// and for listeners: sums of one to six songs, which are harder than most histories.
+/// and for listeners: sums of one to six songs and noise of .4 of their length, since a taste is no mean of songs.
 pub(super) fn calibrate(songs: &Vectors<Facts>, recall: f32) -> Result<Probes> {
     let mut rng = ChaCha8Rng::seed_from_u64(0x7072_6f62);
     let rows: Vec<&[f32]> = songs.iter().map(|(_, row)| row).collect();
@@ -66,7 +66,7 @@ pub(super) fn calibrate(songs: &Vectors<Facts>, recall: f32) -> Result<Probes> {
         }
         unit(&sum)
     };
-    let listeners: Vec<Vec<f32>> = (0..QUERIES).filter_map(|i| sum_of(1 + i % 6)).collect();
+    let mut listeners: Vec<Vec<f32>> = (0..QUERIES).filter_map(|i| sum_of(1 + i % 6)).collect();
     // A song itself is its own first answer; halfway to another it is one that is not there yet.
     let new: Vec<Vec<f32>> = (0..QUERIES)
         .filter_map(|_| {
@@ -74,6 +74,11 @@ pub(super) fn calibrate(songs: &Vectors<Facts>, recall: f32) -> Result<Probes> {
             unit(&one.iter().zip(&other).map(|(a, b)| a + 0.3 * b).collect::<Vec<_>>())
         })
         .collect();
+    // Evenly distributed in ±√3, so of variance 1.
+    let noise = 0.4 / (d as f32).sqrt();
+    for x in listeners.iter_mut().flatten() {
+        *x += noise * rng.random_range(-1.732..1.732f32);
+    }
     let lists = songs.lists();
     let fewest = |queries: &[Vec<f32>]| -> Result<usize> {
         let all: Vec<&[f32]> = queries.iter().map(Vec::as_slice).collect();

@@ -10,8 +10,8 @@
 //! | few that a [`Filter`] lets through | those few | 1 |
 //!
 //! The lists are the scan's own, so an index has no second copy of its vectors, and a song goes into the list of its
-//! cell when it is acknowledged. A usearch graph (`IndexConfig::graph`) answers song against song for who asks for it; on our
-//! measurements (benches/README.md) it is slower than the lists at every size, and takes a hundred times longer to build.
+//! cell when it is acknowledged. A usearch graph ([`IndexConfig::graph`]) answers song against song for
+//! who asks for it: at 100,000 songs it is slower than the lists and takes six times as long to build (benches/README.md).
 
 use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
