@@ -453,6 +453,35 @@ fn factors_are_scored_on_what_listeners_meet_next_and_go_to_other_programs_and_b
             fs::read(dir.path().join("f/plays.npy")).unwrap()
         );
     }
+    // On disk the factors are the same but for rounding, and nothing stays of what was on the way.
+    let settings = ["--set", "als.dimensions=4", "--hold-out", "0.2", "--json"];
+    let whole = &json(dir.path(), 0, &[&["factorize", "events.csv", "--out", "m"], &settings[..]].concat())[0];
+    let on_disk = ["factorize", "events.csv", "--out", "s", "--shards", "scratch"];
+    let sharded = &json(dir.path(), 0, &[&on_disk[..], &settings[..]].concat())[0];
+    for count in ["users", "tracks", "dimensions", "held_out", "left_out"] {
+        assert_eq!(sharded[count], whole[count], "{count}");
+    }
+    let loss = |line: &Value| line["loss"].as_array().unwrap().last().unwrap().as_f64().unwrap();
+    assert!((loss(sharded) / loss(whole) - 1.0).abs() < 1e-4, "{sharded} {whole}");
+    assert_eq!(fs::read_dir(dir.path().join("scratch")).unwrap().count(), 0);
+    assert!(!dir.path().join("s/checkpoint").exists());
+    for file in ["tracks.ids", "plays.npy", "held_out.ids"] {
+        assert_eq!(
+            fs::read(dir.path().join("s").join(file)).unwrap(),
+            fs::read(dir.path().join("m").join(file)).unwrap()
+        );
+    }
+    json(dir.path(), 0, &["factors", "export", "s", "--to", "npy", "--out", "x/sharded", "--json"]);
+    for (set, says) in [("als.solver=cholesky", "als.solver"), ("per_action.like=1", "per_action")] {
+        let (code, _, stderr) = run(dir.path(), &[&on_disk[..], &["--set", set]].concat());
+        assert!(code == 2 && stderr.contains(says), "{set}: {stderr}");
+    }
+    let (code, _, stderr) = run(dir.path(), &[&on_disk[..], &["--warm", "m"]].concat());
+    assert!(code == 2 && stderr.contains("--warm"), "{stderr}");
+    let (code, _, stderr) =
+        run(dir.path(), &["factorize", "events.csv", "--out", "s", "--shards", "events.csv/scratch"]);
+    assert!(code == 2 && stderr.contains("events.csv/scratch"), "{stderr}");
+
     // A fit from another start is the same but for a rotation.
     let seed = ["factorize", "events.csv", "--out", "g", "--set", "als.dimensions=2", "--set", "als.seed=5", "--json"];
     json(dir.path(), 0, &seed);

@@ -4,14 +4,19 @@ use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use indicatif::ProgressBar;
 use serde_json::json;
 
 use super::{Context, count, cpu_seconds, print_json, print_line, progress};
-use crate::artefact::write_toml;
+use crate::artefact::{SpaceId, write_toml};
 use crate::error::{Error, Result};
-use crate::eval::hold_out;
-use crate::events::{ConfidenceConfig, Event, EventsConfig, Interactions, InteractionsBuilder, read_events};
-use crate::factors::{AlsConfig, Checkpoint, Factors, Start, fit_from, run_id};
+use crate::eval::{held_out, hold_out};
+use crate::events::{
+    ConfidenceConfig, Event, EventsConfig, Interactions, InteractionsBuilder, ShardSize, ShardsBuilder, read_events,
+};
+use crate::factors::{
+    AlsConfig, Checkpoint, Drift, Factors, ShardedStart, Start, fit_from, fit_sharded, run_id, run_id_of_shards,
+};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -19,6 +24,7 @@ Examples:
   debut factorize events/ --out factors --hold-out 0.2 --set als.dimensions=64 --set confidence.half_life_days=56
   debut factorize events/ --out factors --set per_action.play=1 --set per_action.like=3 --set per_action.add=2
   debut factorize listenbrainz-dump/listens --out factors --strict --set confidence.max_tracks_per_user=1000
+  debut factorize events/ --out factors --shards /mnt/large/scratch
 
 Events are rows of time,user,track,action,value in CSV, TSV, JSON Lines (all of them also as .gz or .zst) or Parquet; a file,
 or a folder of them, partitioned or not. Of these, time is in seconds since 1970, or as 2026-01-31T12:00:00Z; action is one of
@@ -53,6 +59,14 @@ pub struct Args {
     #[arg(long, value_name = "FACTORS")]
     warm: Option<PathBuf>,
 
+    /// Keep listeners on disk (their names, rows of the matrix and factors), in temporary files in this folder, for logs
+    /// of more listeners than memory holds. Memory is then events.memory_mb, and about 1 kB a track at 40 dimensions.
+    /// Disk is 24 bytes an event while reading, then up to 36 a pair of listener and track, and 4 a number of the
+    /// listeners' factors. The factors are the same but for rounding. Not with --warm, [per_action] or
+    /// als.solver="cholesky".
+    #[arg(long, value_name = "DIR", conflicts_with = "warm")]
+    shards: Option<PathBuf>,
+
     /// Stop at the first bad row, and say where it is; otherwise bad rows are left out and counted.
     #[arg(long)]
     strict: bool,
@@ -63,6 +77,66 @@ const BETWEEN_CHECKPOINTS: Duration = Duration::from_secs(30);
 
 pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     let config = &context.config;
+    let reading = EventsConfig { strict: args.strict || config.events.strict, ..config.events.clone() };
+    let done = match &args.shards {
+        Some(folder) => on_disk(&args, &context, &reading, folder)?,
+        None => in_memory(&args, &context, &reading)?,
+    };
+    done.checkpoints.iter().try_for_each(|dir| Checkpoint::remove(dir))?;
+    write_toml(&args.out.join("config.toml"), config)?;
+    if context.json {
+        print_json(&json!({
+            "space": done.space, "users": done.users, "tracks": done.tracks, "dimensions": done.dimensions,
+            "held_out": done.held_out, "left_out": done.left_out, "loss": done.log.losses,
+            "cpu_seconds": done.log.cpu, "drift": done.drift,
+        }))?;
+    } else {
+        // The losses of different parts cannot be compared.
+        let loss = match (&done.log.losses[..], config.per_action.parts(&config.confidence).is_empty()) {
+            ([first, .., last], true) => format!(", loss {first:.4e} to {last:.4e}"),
+            _ => String::new(),
+        };
+        print_line(&format!(
+            "{} and {} in {} dimensions, {} held out{loss}: {} in {}",
+            count(done.users as u64, "listener"),
+            count(done.tracks as u64, "track"),
+            done.dimensions,
+            count(done.held_out as u64, "track"),
+            done.space,
+            args.out.display()
+        ))?;
+        if let Some(drift) = done.drift {
+            print_line(&format!(
+                "aligned with the earlier factors, {}: cosine {:.3} (before {:.3}) over {}, {:.1} % of them moved",
+                if done.is_same_space { "in their space" } else { "in a space of its own" },
+                drift.cosine_after,
+                drift.cosine_before,
+                count(drift.shared as u64, "shared track"),
+                100.0 * drift.moved
+            ))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What there is to say of factors that have been written.
+struct Done {
+    space: SpaceId,
+    users: usize,
+    tracks: usize,
+    dimensions: usize,
+    held_out: usize,
+    left_out: u64,
+    log: Log,
+    drift: Option<Drift>,
+    /// Whether they are in the space of the earlier factors.
+    is_same_space: bool,
+    /// What is needed no longer.
+    checkpoints: Vec<PathBuf>,
+}
+
+fn in_memory(args: &Args, context: &Context, reading: &EventsConfig) -> Result<Done> {
+    let config = &context.config;
     let parts = config.per_action.parts(&config.confidence);
     if args.warm.is_some() && !parts.is_empty() {
         // Aligned, the blocks of the parts are turned into one another: there is nothing to start a part from.
@@ -70,9 +144,8 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     }
     // What the parts would have together is refused before they are made.
     AlsConfig { dimensions: config.als.dimensions * parts.len().max(1), ..config.als }.check()?;
-    let reading = EventsConfig { strict: args.strict || config.events.strict, ..config.events.clone() };
     let configs: Vec<_> = [config.confidence].into_iter().chain(parts.iter().map(|part| part.confidence)).collect();
-    let (mut matrices, left_out) = read_matrices(&args.events, &configs, &reading)?;
+    let (mut matrices, left_out) = read_matrices(&args.events, &configs, reading)?;
     let of_parts = matrices.split_off(1);
     let all = matrices.remove(0);
     let (data, held_out) = match args.hold_out {
@@ -86,56 +159,76 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     let mut log = Log::default();
     let mut checkpoints = vec![args.out.join("checkpoint")];
     let mut factors = if parts.is_empty() {
-        factorize(&data, earlier.as_ref(), &checkpoints[0], false, &context, &mut log)?
+        factorize(&data, earlier.as_ref(), &checkpoints[0], false, context, &mut log)?
     } else {
         checkpoints = parts.iter().map(|part| args.out.join(format!("checkpoint-{}", part.name))).collect();
         let mut fitted = Vec::new();
         for ((part, matrix), checkpoints) in parts.iter().zip(of_parts).zip(&checkpoints) {
             let data = part.of(&matrix, &data)?;
             drop(matrix);
-            fitted.push((part.weight, factorize(&data, None, checkpoints, true, &context, &mut log)?));
+            fitted.push((part.weight, factorize(&data, None, checkpoints, true, context, &mut log)?));
         }
         Factors::concatenate(&data, &config.als, &fitted)?
     };
     factors.held_out = held_out;
     let drift = earlier.as_ref().map(|earlier| factors.align(earlier)).transpose()?;
     factors.save(&args.out)?;
-    checkpoints.iter().try_for_each(|dir| Checkpoint::remove(dir))?;
-    write_toml(&args.out.join("config.toml"), config)?;
-    if context.json {
-        print_json(&json!({
-            "space": factors.space, "users": factors.users.len(), "tracks": factors.tracks.len(),
-            "dimensions": factors.dimensions(), "held_out": factors.held_out.len(), "left_out": left_out,
-            "loss": log.losses, "cpu_seconds": log.cpu, "drift": drift,
-        }))?;
-    } else {
-        // The losses of different parts cannot be compared.
-        let loss = match (&log.losses[..], parts.is_empty()) {
-            ([first, .., last], true) => format!(", loss {first:.4e} to {last:.4e}"),
-            _ => String::new(),
-        };
-        print_line(&format!(
-            "{} and {} in {} dimensions, {} held out{loss}: {} in {}",
-            count(factors.users.len() as u64, "listener"),
-            count(factors.tracks.len() as u64, "track"),
-            factors.dimensions(),
-            count(factors.held_out.len() as u64, "track"),
-            factors.space,
-            args.out.display()
-        ))?;
-        if let (Some(drift), Some(earlier)) = (drift, earlier) {
-            let same = factors.space == earlier.space;
-            print_line(&format!(
-                "aligned with the earlier factors, {}: cosine {:.3} (before {:.3}) over {}, {:.1} % of them moved",
-                if same { "in their space" } else { "in a space of its own" },
-                drift.cosine_after,
-                drift.cosine_before,
-                count(drift.shared as u64, "shared track"),
-                100.0 * drift.moved
-            ))?;
-        }
+    Ok(Done {
+        is_same_space: earlier.is_some_and(|earlier| earlier.space == factors.space),
+        dimensions: factors.dimensions(),
+        space: factors.space,
+        users: factors.users.len(),
+        tracks: factors.tracks.len(),
+        held_out: factors.held_out.len(),
+        left_out,
+        log,
+        drift,
+        checkpoints,
+    })
+}
+
+fn on_disk(args: &Args, context: &Context, reading: &EventsConfig, folder: &Path) -> Result<Done> {
+    let config = &context.config;
+    if !config.per_action.parts(&config.confidence).is_empty() {
+        return Err(Error::invalid("--shards", "one factorisation for all actions", "factorisations [per_action]"));
     }
-    Ok(ExitCode::SUCCESS)
+    config.als.check()?;
+    let is_held_out = args.hold_out.map(|share| held_out(share, config.als.seed)).transpose()?;
+    let mut builder = ShardsBuilder::new(&config.confidence, reading, None, folder)?;
+    let left_out = read_reported(&args.events, reading, &mut |event| builder.push(&event))?;
+    // Two shards are in memory at a time: half of what the events had.
+    let size = ShardSize {
+        bytes: reading.memory_mb.saturating_mul(1 << 20) / 4,
+        user_bytes: size_of::<f32>() * config.als.dimensions.next_multiple_of(16),
+    };
+    let data = builder.finish(size, &|track| is_held_out.as_ref().is_some_and(|is_held_out| is_held_out(track)))?;
+    if is_held_out.is_some() && data.held_out.is_empty() {
+        let found = format!("0 of {} tracks held out", data.tracks.len());
+        return Err(Error::invalid("hold-out fraction", "tracks on both sides", found));
+    }
+    tracing::info!("{} in {}", count(data.pairs, "pair"), count(data.len() as u64, "shard"));
+    let checkpoints = args.out.join("checkpoint");
+    let run = run_id_of_shards(&data, &config.als);
+    let found = ShardedStart::find(&checkpoints, &run)?.filter(|start| start.iteration <= config.als.iterations);
+    let mut log = Log::default();
+    let mut watch = Watch::new(context, found.as_ref().map(|start| start.iteration), false, &mut log);
+    let fitted = fit_sharded(&data, &config.als, found.as_ref(), &mut |progress| {
+        watch.after(progress.iteration, progress.loss, &|| progress.save(&checkpoints, &run))
+    });
+    let fitted = watch.end(fitted)?;
+    fitted.save(&args.out)?;
+    Ok(Done {
+        space: fitted.factors().space.clone(),
+        users: data.users,
+        tracks: data.tracks.len(),
+        dimensions: config.als.dimensions,
+        held_out: data.held_out.len(),
+        left_out,
+        log,
+        drift: None,
+        is_same_space: false,
+        checkpoints: vec![checkpoints],
+    })
 }
 
 /// Of every iteration that was done; of one part after the other.
@@ -161,44 +254,64 @@ fn factorize(
     let found = Checkpoint::load(checkpoints, &run, data.users.len(), data.tracks.len(), config.dimensions)?
         .filter(|checkpoint| checkpoint.iteration <= config.iterations);
     let start = match (&found, earlier) {
-        (Some(checkpoint), _) => {
-            eprintln!("going on after iteration {}, where an earlier run was interrupted", checkpoint.iteration);
-            Start::Checkpoint(checkpoint)
-        }
+        (Some(checkpoint), _) => Start::Checkpoint(checkpoint),
         (None, Some(earlier)) => Start::Warm(earlier),
         (None, None) => Start::Random,
     };
-    let bar = progress(config.iterations as u64, "factorizing");
-    bar.set_position(found.as_ref().map_or(0, |checkpoint| checkpoint.iteration) as u64);
-    let mut cpu_before = cpu_seconds();
-    let mut saved = Instant::now();
-    let mut failed = None;
+    let mut watch = Watch::new(context, found.as_ref().map(|checkpoint| checkpoint.iteration), is_part, log);
     let fitted = fit_from(data, config, start, &mut |progress| {
-        bar.inc(1);
-        bar.set_message(format!("loss {:.6e}", progress.loss));
-        log.losses.push(progress.loss);
-        log.cpu.push(cpu_seconds().zip(cpu_before).map(|(now, before)| now - before));
-        let stop = context.stop.load(Ordering::Relaxed);
-        let is_due = stop || saved.elapsed() >= BETWEEN_CHECKPOINTS;
-        if if progress.iteration < config.iterations { is_due } else { is_part } {
-            if let Err(e) = progress.checkpoint().save(checkpoints, &run) {
-                failed = Some(e);
+        watch.after(progress.iteration, progress.loss, &|| progress.checkpoint().save(checkpoints, &run))
+    });
+    watch.end(fitted)
+}
+
+/// Watches a fit: shows how far it is, saves it now and then, and stops it when asked to.
+struct Watch<'a> {
+    context: &'a Context,
+    is_part: bool,
+    log: &'a mut Log,
+    bar: ProgressBar,
+    cpu_before: Option<f64>,
+    saved: Instant,
+    failed: Option<Error>,
+}
+
+impl<'a> Watch<'a> {
+    /// `found`: the iterations that an earlier run has done.
+    fn new(context: &'a Context, found: Option<usize>, is_part: bool, log: &'a mut Log) -> Watch<'a> {
+        if let Some(iteration) = found {
+            eprintln!("going on after iteration {iteration}, where an earlier run was interrupted");
+        }
+        let bar = progress(context.config.als.iterations as u64, "factorizing");
+        bar.set_position(found.unwrap_or(0) as u64);
+        Watch { context, is_part, log, bar, cpu_before: cpu_seconds(), saved: Instant::now(), failed: None }
+    }
+
+    fn after(&mut self, iteration: usize, loss: f64, save: &dyn Fn() -> Result<()>) -> ControlFlow<()> {
+        self.bar.inc(1);
+        self.bar.set_message(format!("loss {loss:.6e}"));
+        self.log.losses.push(loss);
+        self.log.cpu.push(cpu_seconds().zip(self.cpu_before).map(|(now, before)| now - before));
+        let stop = self.context.stop.load(Ordering::Relaxed);
+        let is_due = stop || self.saved.elapsed() >= BETWEEN_CHECKPOINTS;
+        if if iteration < self.context.config.als.iterations { is_due } else { self.is_part } {
+            if let Err(e) = save() {
+                self.failed = Some(e);
                 return ControlFlow::Break(());
             }
-            saved = Instant::now();
+            self.saved = Instant::now();
             if stop {
-                bar.suspend(|| {
-                    eprintln!("iteration {} is saved; the same command goes on from there", progress.iteration)
-                });
+                self.bar.suspend(|| eprintln!("iteration {iteration} is saved; the same command goes on from there"));
             }
         }
-        cpu_before = cpu_seconds();
+        self.cpu_before = cpu_seconds();
         if stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    });
-    bar.finish_and_clear();
-    match (failed, fitted) {
-        (Some(e), _) => Err(e),
-        (None, fitted) => fitted,
+    }
+
+    /// What was fitted, unless saving it failed.
+    fn end<T>(self, fitted: Result<T>) -> Result<T> {
+        self.bar.finish_and_clear();
+        self.failed.map_or(fitted, Err)
     }
 }
 

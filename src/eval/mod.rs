@@ -50,15 +50,24 @@ pub struct HoldOut {
     pub held_out: Interactions,
 }
 
+/// Which tracks [`hold_out`] holds out: those that [`split`] puts below `fraction`.
+///
+/// # Errors
+/// `Invalid` where the fraction is not between 0 and 1.
+pub fn held_out(fraction: f64, seed: u64) -> Result<impl Fn(&TrackId) -> bool> {
+    if fraction > 0.0 && fraction < 1.0 {
+        Ok(move |track: &TrackId| split(track, seed) < fraction)
+    } else {
+        Err(Error::invalid("hold-out fraction", "more than 0 and less than 1", fraction))
+    }
+}
+
 /// Holds out the tracks that [`split`] puts below `fraction`.
 ///
 /// # Errors
 /// `Invalid` where the fraction is not between 0 and 1, or leaves nothing on one side.
 pub fn hold_out(data: &Interactions, fraction: f64, seed: u64) -> Result<HoldOut> {
-    if !(fraction > 0.0 && fraction < 1.0) {
-        return Err(Error::invalid("hold-out fraction", "more than 0 and less than 1", fraction));
-    }
-    let is_held_out = |track: &TrackId| split(track, seed) < fraction;
+    let is_held_out = held_out(fraction, seed)?;
     let parts = HoldOut { train: data.retain_tracks(|t| !is_held_out(t)), held_out: data.retain_tracks(is_held_out) };
     if parts.train.tracks.is_empty() || parts.held_out.tracks.is_empty() {
         let found = format!("{} of {} tracks held out", parts.held_out.tracks.len(), data.tracks.len());

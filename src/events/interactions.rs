@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use super::confidence::{ConfidenceConfig, Evidence, Keep};
 use super::matrix::Csr;
-use super::spill::{RECORD_BYTES, Sorted, Spill};
+use super::spill::{Record, Sorted, Spill};
 use super::{Action, Event, EventsConfig};
 use crate::error::{Error, Result};
 use crate::ids::{Ids, TrackId, UserId};
@@ -52,11 +52,11 @@ impl Interactions {
         if config.min_users_per_track <= 1 && config.min_tracks_per_user <= 1 {
             return Ok(self); // nobody is there without one
         }
-        let (users, tracks) = self.by_user.core(config.min_tracks_per_user, config.min_users_per_track);
+        // Who loses all to the other side's minimum goes, too.
+        let (least_tracks, least_users) = (config.min_tracks_per_user.max(1), config.min_users_per_track.max(1));
+        let (users, tracks) = self.by_user.core(least_tracks, least_users);
         if !users.contains(&true) {
-            let settings = "confidence.min_users_per_track and confidence.min_tracks_per_user";
-            let found = format!("{} and {}", config.min_users_per_track, config.min_tracks_per_user);
-            return Err(Error::invalid(settings, "minimums that somebody meets", found));
+            return Err(nobody_is_left(config));
         }
         Ok(self.select(&users, &tracks))
     }
@@ -130,33 +130,31 @@ fn numbers_of(has: &[bool]) -> Vec<u32> {
     has.iter().map(number).collect()
 }
 
-/// One event in 16 bytes, from the highest bits: user 32, track 32, time 32 (Unix seconds), action 3, value 29 (those of
-/// an `f32` without its sign and its last two bits). Their order is that of users, tracks, times and actions.
+/// What an event says of its user, in 96 bits, from the highest: track 32, time 32 (Unix seconds), action 3, value 29
+/// (those of an `f32` without its sign and its last two bits). Their order is that of tracks, times and actions.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Record {
-    user: u32,
-    track: u32,
-    time: u32,
-    action: Action,
+pub(super) struct Met {
+    pub track: u32,
+    pub time: u32,
+    pub action: Action,
     /// To one part in four million.
-    value: f32,
+    pub value: f32,
 }
 
-impl Record {
-    fn pack(self) -> u128 {
+impl Met {
+    pub fn pack(self) -> u128 {
         // Rounded; the largest number stays finite.
         let value = ((self.value.to_bits() + 2) >> 2).min(f32::MAX.to_bits() >> 2);
-        u128::from(self.user) << 96
-            | u128::from(self.track) << 64
+        u128::from(self.track) << 64
             | u128::from(self.time) << 32
             | u128::from(self.action as u32) << 29
             | u128::from(value)
     }
 
-    fn unpack(bits: u128) -> Record {
+    /// From the lowest 96 bits.
+    pub fn unpack(bits: u128) -> Met {
         let low = bits as u32;
-        Record {
-            user: (bits >> 96) as u32,
+        Met {
             track: (bits >> 64) as u32,
             time: (bits >> 32) as u32,
             action: Action::ALL[(low >> 29) as usize],
@@ -170,24 +168,75 @@ fn a_record_comes_back_from_its_bits() {
     for (i, action) in Action::ALL.into_iter().enumerate() {
         assert_eq!(action as usize, i, "the order of ALL");
         for value in [0.0, 1.0, 0.25, 1e-30, 1.0 / 3.0, 12_345.0, f32::MAX] {
-            let record = Record { user: u32::MAX - 1, track: 7, time: u32::MAX, action, value };
-            let back = Record::unpack(record.pack());
+            let met = Met { track: u32::MAX - 7, time: u32::MAX, action, value };
+            assert!(met.pack() < 1 << 96);
+            let back = Met::unpack(met.pack() | 5 << 96);
             assert!((back.value - value).abs() <= value * 2.5e-7 && back.value.is_finite(), "{value} {}", back.value);
-            assert_eq!(Record { value, ..back }, record);
-            assert_eq!(Record::unpack(back.pack()), back);
+            assert_eq!(Met { value, ..back }, met);
+            assert_eq!(Met::unpack(back.pack()), back);
         }
+    }
+}
+
+/// Which events count, and the time of the log's end.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Gate {
+    config: ConfidenceConfig,
+    now: Option<i64>,
+    newest: i64,
+}
+
+impl Gate {
+    /// `now` as in [`InteractionsBuilder::new`].
+    pub fn new(config: &ConfidenceConfig, now: Option<i64>) -> Result<Gate> {
+        config.check()?;
+        Ok(Gate { config: *config, now, newest: i64::MIN })
+    }
+
+    /// The event as it is kept, with track 0; `None` where it does nothing, whatever the settings of its action.
+    ///
+    /// # Errors
+    /// As [`InteractionsBuilder::push`].
+    pub fn take(&mut self, event: &Event) -> Result<Option<Met>> {
+        if !(event.value.is_finite() && event.value >= 0.0) {
+            return Err(Error::invalid("event value", "a finite number, 0 or more", event.value));
+        }
+        let Ok(time) = u32::try_from(event.time) else {
+            let range = format!("Unix seconds, 0 to {} (in 2106)", u32::MAX);
+            return Err(Error::invalid("event time", range, event.time));
+        };
+        if self.now.is_some_and(|now| event.time > now) {
+            return Ok(None);
+        }
+        if event.user.is_playlist() && self.config.playlist == 0.0 {
+            return Ok(None);
+        }
+        // An undated playlist is as old as 1970, which says nothing of the log's end.
+        self.newest = self.newest.max(event.time);
+        if event.value == 0.0 && matches!(event.action, Action::Play | Action::Complete | Action::Skip) {
+            return Ok(None);
+        }
+        Ok(Some(Met { track: 0, time, action: event.action, value: event.value }))
+    }
+
+    pub fn config(&self) -> ConfidenceConfig {
+        self.config
+    }
+
+    /// The Unix time from which ages are counted.
+    pub fn now(&self) -> i64 {
+        self.now.unwrap_or(self.newest)
     }
 }
 
 /// Takes events one at a time, in any order. Memory: 16 bytes an event up to [`EventsConfig::memory_mb`], beyond which
 /// they go to a temporary file; the names; and the matrix, of 8 bytes a pair (12 where there are skips or dislikes).
 pub struct InteractionsBuilder {
-    config: ConfidenceConfig,
-    now: Option<i64>,
-    newest: i64,
+    gate: Gate,
     users: Ids<UserId>,
     tracks: Ids<TrackId>,
-    events: Spill,
+    /// The user's number above what the event says.
+    events: Spill<u128>,
 }
 
 impl InteractionsBuilder {
@@ -197,13 +246,11 @@ impl InteractionsBuilder {
     /// # Errors
     /// `Invalid` where a setting is out of range.
     pub fn new(config: &ConfidenceConfig, events: &EventsConfig, now: Option<i64>) -> Result<InteractionsBuilder> {
-        config.check()?;
+        let gate = Gate::new(config, now)?;
         events.check()?;
-        let capacity = events.memory_mb.saturating_mul((1 << 20) / RECORD_BYTES);
+        let capacity = events.memory_mb.saturating_mul((1 << 20) / u128::BYTES);
         Ok(InteractionsBuilder {
-            config: *config,
-            now,
-            newest: i64::MIN,
+            gate,
             users: Ids::new(),
             tracks: Ids::new(),
             events: Spill::new(capacity, &events.spill),
@@ -214,28 +261,9 @@ impl InteractionsBuilder {
     /// `Invalid` for a value that is negative or not finite, or a time before 1970 or after 2106; reading has refused
     /// those already. `Io` where the temporary file cannot be written.
     pub fn push(&mut self, event: &Event) -> Result<()> {
-        if !(event.value.is_finite() && event.value >= 0.0) {
-            return Err(Error::invalid("event value", "a finite number, 0 or more", event.value));
-        }
-        let Ok(time) = u32::try_from(event.time) else {
-            let range = format!("Unix seconds, 0 to {} (in 2106)", u32::MAX);
-            return Err(Error::invalid("event time", range, event.time));
-        };
-        if self.now.is_some_and(|now| event.time > now) {
-            return Ok(());
-        }
-        let is_playlist = event.user.is_playlist();
-        if is_playlist && self.config.playlist == 0.0 {
-            return Ok(());
-        }
-        // An undated playlist is as old as 1970, which says nothing of the log's end.
-        self.newest = self.newest.max(event.time);
-        // Does nothing, whatever the settings.
-        if event.value == 0.0 && matches!(event.action, Action::Play | Action::Complete | Action::Skip) {
-            return Ok(());
-        }
+        let Some(met) = self.gate.take(event)? else { return Ok(()) };
         let (user, track) = (self.users.intern(&event.user), self.tracks.intern(&event.track));
-        self.events.push(Record { user, track, time, action: event.action, value: event.value }.pack())
+        self.events.push(u128::from(user) << 96 | Met { track, ..met }.pack())
     }
 
     /// The matrix of all that was pushed.
@@ -243,7 +271,7 @@ impl InteractionsBuilder {
     /// # Errors
     /// `Invalid` where there was nothing, or nothing is left under the minimums.
     pub fn finish(self) -> Result<Interactions> {
-        let config = self.config;
+        let config = self.gate.config();
         let mut matrices = self.finish_each(&[config])?;
         Ok(matrices.pop().expect("one for one configuration"))
     }
@@ -254,16 +282,12 @@ impl InteractionsBuilder {
     /// # Errors
     /// `Invalid` where a setting is out of range, and where a matrix would be empty.
     pub fn finish_each(self, configs: &[ConfidenceConfig]) -> Result<Vec<Interactions>> {
-        let InteractionsBuilder { now, newest, users, tracks, events, .. } = self;
+        let InteractionsBuilder { gate, users, tracks, events } = self;
         let mut events = events.finish()?;
         let (users, tracks) = (users.into_names(), tracks.into_names());
         let (user_order, track_order) = (alphabetical(&users), alphabetical(&tracks));
-        let mut rows = Rows {
-            config: ConfidenceConfig::default(),
-            now: now.unwrap_or(newest),
-            is_playlist: users.iter().map(UserId::is_playlist).collect(),
-            track_places: places(&track_order),
-        };
+        let mut rows =
+            Rows { config: ConfidenceConfig::default(), now: gate.now(), track_places: places(&track_order) };
         let matrix = |config: &ConfidenceConfig| {
             config.check()?;
             rows.config = *config;
@@ -275,64 +299,78 @@ impl InteractionsBuilder {
     }
 }
 
+pub(super) fn nothing_weighs(config: &ConfidenceConfig) -> Error {
+    let expected = format!("at least one that carries weight ({})", config.weighed());
+    Error::invalid("events", expected, "none")
+}
+
+pub(super) fn nobody_is_left(config: &ConfidenceConfig) -> Error {
+    let settings = "confidence.min_users_per_track and confidence.min_tracks_per_user";
+    let found = format!("{} and {}", config.min_users_per_track, config.min_tracks_per_user);
+    Error::invalid(settings, "minimums that somebody meets", found)
+}
+
 /// The numbers of `names` in the order of the names.
-fn alphabetical<I: Ord + Sync>(names: &[I]) -> Vec<u32> {
+pub(super) fn alphabetical<I: Ord + Sync>(names: &[I]) -> Vec<u32> {
     let mut order: Vec<u32> = (0..names.len() as u32).collect();
     order.par_sort_unstable_by_key(|&i| &names[i as usize]);
     order
 }
 
 /// For each number, where it stands in `order`, which holds them all.
-fn places(order: &[u32]) -> Vec<u32> {
+pub(super) fn places(order: &[u32]) -> Vec<u32> {
     numbers(order, order.len())
 }
 
 /// For each of `n` numbers, where it stands in `order`; `u32::MAX` for one that is not there.
-fn numbers(order: &[u32], n: usize) -> Vec<u32> {
+pub(super) fn numbers(order: &[u32], n: usize) -> Vec<u32> {
     let mut numbers = vec![u32::MAX; n];
     order.iter().zip(0..).for_each(|(&old, new)| numbers[old as usize] = new);
     numbers
 }
 
 /// One entry of a row to be.
-struct Pair {
-    track: u32,
+pub(super) struct Pair {
+    pub track: u32,
     /// `m⁺ + m⁻`
     mass: f64,
     /// Unix seconds.
     last: i64,
-    confidence: f32,
-    preference: f32,
+    pub confidence: f32,
+    pub preference: f32,
 }
 
 /// What it takes to turn sorted events into rows.
-struct Rows {
-    config: ConfidenceConfig,
-    now: i64,
-    /// `[users]`
-    is_playlist: Vec<bool>,
+pub(super) struct Rows {
+    pub config: ConfidenceConfig,
+    pub now: i64,
     /// For each track, its place in the alphabet, by which ties are broken.
-    track_places: Vec<u32>,
+    pub track_places: Vec<u32>,
 }
 
 impl Rows {
     /// The matrix of these events; `users` and `tracks` are names and their numbers in alphabetical order.
     fn matrix(
         &self,
-        events: &mut Sorted,
+        events: &mut Sorted<u128>,
         (users, user_order): (&[UserId], &[u32]),
         (tracks, track_order): (&[TrackId], &[u32]),
     ) -> Result<Interactions> {
+        let of_user = |bits: u128| {
+            let user = (bits >> 96) as u32;
+            (user, users[user as usize].is_playlist(), Met::unpack(bits))
+        };
         // First how long the rows are, then the rows themselves: so the matrix is made once, at its size.
         let mut lengths = vec![0u32; users.len()];
         let mut is_met = vec![false; tracks.len()];
         let mut all_ones = true;
-        self.for_each(events, |user, row| {
+        self.for_each(events, of_user, |user, row| {
             lengths[user as usize] = row.len() as u32;
             for pair in row {
                 is_met[pair.track as usize] = true;
                 all_ones &= pair.preference == 1.0;
             }
+            Ok(())
         })?;
         let used = |order: &[u32], is_used: &dyn Fn(u32) -> bool| -> Vec<u32> {
             order.iter().copied().filter(|&i| is_used(i)).collect()
@@ -340,15 +378,14 @@ impl Rows {
         let user_order = used(user_order, &|user| lengths[user as usize] > 0);
         let track_order = used(track_order, &|track| is_met[track as usize]);
         if user_order.is_empty() {
-            let expected = format!("at least one that carries weight ({})", self.config.weighed());
-            return Err(Error::invalid("events", expected, "none"));
+            return Err(nothing_weighs(&self.config));
         }
         let (user_numbers, track_numbers) = (numbers(&user_order, users.len()), numbers(&track_order, tracks.len()));
         let row_lengths = user_order.iter().map(|&user| lengths[user as usize]);
         let mut by_user = Csr::with_rows(row_lengths, track_order.len(), all_ones);
-        self.for_each(events, |user, row| {
+        self.for_each(events, of_user, |user, row| {
             if row.is_empty() {
-                return;
+                return Ok(());
             }
             row.sort_unstable_by_key(|pair| track_numbers[pair.track as usize]);
             let (columns, confidence, preference) = by_user.row_mut(user_numbers[user as usize] as usize);
@@ -359,6 +396,7 @@ impl Rows {
             if let Some(preference) = preference {
                 preference.iter_mut().zip(row).for_each(|(p, pair)| *p = pair.preference);
             }
+            Ok(())
         })?;
         Ok(Interactions::new(
             user_order.iter().map(|&i| users[i as usize].clone()).collect(),
@@ -369,34 +407,40 @@ impl Rows {
         ))
     }
 
-    /// Hands on, user by user, the pairs that carry weight, and no more of them than a user may have.
-    fn for_each(&self, events: &mut Sorted, mut take: impl FnMut(u32, &mut Vec<Pair>)) -> Result<()> {
+    /// Hands on, user by user, the pairs that carry weight, and no more of them than a user may have. `of_record`: the
+    /// user, whether it is a playlist, and what the event says of it.
+    pub fn for_each<R: Record, U: Copy + PartialEq>(
+        &self,
+        events: &mut Sorted<R>,
+        of_record: impl Fn(R) -> (U, bool, Met),
+        mut take: impl FnMut(U, &mut Vec<Pair>) -> Result<()>,
+    ) -> Result<()> {
         let mut row = Vec::new();
-        let mut current: Option<(u32, u32, Evidence)> = None;
-        events.for_each(|bits| {
-            let event = Record::unpack(bits);
+        let mut current: Option<(U, u32, Evidence)> = None;
+        events.for_each(|record| {
+            let (next_user, is_playlist, event) = of_record(record);
             let (user, track, mut evidence) = match current.take() {
-                Some(same) if (same.0, same.1) == (event.user, event.track) => same,
+                Some(same) if (same.0, same.1) == (next_user, event.track) => same,
                 other => {
                     if let Some((user, track, evidence)) = other {
                         self.weigh(track, evidence, &mut row);
-                        if user != event.user {
+                        if user != next_user {
                             self.cap(&mut row);
-                            take(user, &mut row);
+                            take(user, &mut row)?;
                             row.clear();
                         }
                     }
-                    (event.user, event.track, Evidence::default())
+                    (next_user, event.track, Evidence::default())
                 }
             };
-            let is_playlist = self.is_playlist[user as usize];
             evidence.take(&self.config, is_playlist, event.action, event.value, event.time.into(), self.now);
             current = Some((user, track, evidence));
+            Ok(())
         })?;
         if let Some((user, track, evidence)) = current {
             self.weigh(track, evidence, &mut row);
             self.cap(&mut row);
-            take(user, &mut row);
+            take(user, &mut row)?;
         }
         Ok(())
     }

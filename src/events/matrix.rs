@@ -1,5 +1,7 @@
 //! A sparse matrix by rows.
 
+use std::io::{self, Read, Write};
+
 /// A sparse matrix by rows: of users over tracks, or its transpose. Columns ascend within a row.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Csr {
@@ -43,8 +45,23 @@ impl Csr {
         for i in 0..rows {
             csr.indptr[i + 1] += csr.indptr[i];
         }
-        csr.preference = if each.iter().all(|&p| p == 1.0) { csr.ones() } else { Preference::Each(each) };
-        csr
+        csr.with_preference(each)
+    }
+
+    /// From its parts; those of the entries may be in memory twice for the time of the call.
+    pub(super) fn from_parts(
+        indptr: Vec<u64>,
+        indices: Vec<u32>,
+        confidence: Vec<f32>,
+        preference: Vec<f32>,
+        columns: usize,
+    ) -> Csr {
+        Csr { indptr, indices, confidence, columns, ..Csr::default() }.with_preference(preference)
+    }
+
+    fn with_preference(mut self, each: Vec<f32>) -> Csr {
+        self.preference = if each.iter().all(|&p| p == 1.0) { self.ones() } else { Preference::Each(each) };
+        self
     }
 
     /// A matrix with rows of these lengths, to be filled through [`Csr::row_mut`].
@@ -133,6 +150,56 @@ impl Csr {
         turned
     }
 
+    /// What must be known in order to read it back.
+    pub(super) fn shape(&self) -> Shape {
+        let all_ones = matches!(self.preference, Preference::Ones(_));
+        Shape { rows: self.rows(), columns: self.columns, entries: self.len(), all_ones }
+    }
+
+    /// Writes its arrays one after the other, little-endian; the preferences only where they are not all 1.
+    pub(super) fn write(&self, out: &mut impl Write) -> io::Result<()> {
+        write_numbers(out, &self.indptr, |x| x.to_le_bytes())?;
+        write_numbers(out, &self.indices, |x| x.to_le_bytes())?;
+        write_numbers(out, &self.confidence, |x| x.to_le_bytes())?;
+        match &self.preference {
+            Preference::Each(each) => write_numbers(out, each, |x| x.to_le_bytes()),
+            Preference::Ones(_) => Ok(()),
+        }
+    }
+
+    /// Reads what [`Csr::write`] wrote into the memory that this one has.
+    ///
+    /// # Errors
+    /// Where reading fails, and `InvalidData` where rows or columns are out of range.
+    pub(super) fn read(&mut self, shape: Shape, from: &mut impl Read) -> io::Result<()> {
+        self.columns = shape.columns;
+        read_numbers(from, shape.rows + 1, &mut self.indptr, u64::from_le_bytes)?;
+        read_numbers(from, shape.entries, &mut self.indices, u32::from_le_bytes)?;
+        read_numbers(from, shape.entries, &mut self.confidence, f32::from_le_bytes)?;
+        let ends_fit = self.indptr[0] == 0 && self.indptr[shape.rows] == shape.entries as u64;
+        let ascends = self.indptr.windows(2).all(|ends| ends[0] <= ends[1]);
+        // Without a branch for each number.
+        let last = self.indices.iter().fold(0, |last, &column| column.max(last));
+        if !(ends_fit && ascends && (last as usize) < shape.columns.max(1)) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a shard of the matrix is damaged"));
+        }
+        if shape.all_ones {
+            let mut ones = match std::mem::take(&mut self.preference) {
+                Preference::Each(old) | Preference::Ones(old) => old,
+            };
+            ones.clear();
+            ones.resize((0..shape.rows).map(|i| self.row_len(i)).max().unwrap_or(0), 1.0);
+            self.preference = Preference::Ones(ones);
+        } else {
+            let mut each = match std::mem::take(&mut self.preference) {
+                Preference::Each(old) | Preference::Ones(old) => old,
+            };
+            read_numbers(from, shape.entries, &mut each, f32::from_le_bytes)?;
+            self.preference = Preference::Each(each);
+        }
+        Ok(())
+    }
+
     /// The entries of these rows and columns, both numbered anew.
     pub(super) fn select(&self, rows: &[bool], columns: &[bool]) -> Csr {
         let mut number = vec![0; columns.len()];
@@ -213,6 +280,57 @@ impl Csr {
     }
 }
 
+/// Of a matrix in a file.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Shape {
+    pub rows: usize,
+    pub columns: usize,
+    pub entries: usize,
+    pub all_ones: bool,
+}
+
+impl Shape {
+    /// The size in the file, in bytes.
+    pub fn bytes(&self) -> u64 {
+        8 * (self.rows as u64 + 1) + if self.all_ones { 8 } else { 12 } * self.entries as u64
+    }
+}
+
+/// Numbers that are turned into bytes, or back, at a time.
+const BLOCK: usize = 1 << 13;
+
+pub(crate) fn write_numbers<T: Copy, const N: usize>(
+    out: &mut impl Write,
+    numbers: &[T],
+    to_bytes: impl Fn(T) -> [u8; N],
+) -> io::Result<()> {
+    let mut bytes = Vec::with_capacity(BLOCK * N);
+    for block in numbers.chunks(BLOCK) {
+        bytes.clear();
+        bytes.extend(block.iter().flat_map(|&x| to_bytes(x)));
+        out.write_all(&bytes)?;
+    }
+    Ok(())
+}
+
+/// Exactly `count` numbers, into the memory that `numbers` has.
+pub(crate) fn read_numbers<T: Copy, const N: usize>(
+    from: &mut impl Read,
+    count: usize,
+    numbers: &mut Vec<T>,
+    of_bytes: impl Fn([u8; N]) -> T,
+) -> io::Result<()> {
+    numbers.clear();
+    numbers.reserve(count);
+    let mut bytes = vec![0; BLOCK.min(count) * N];
+    while numbers.len() < count {
+        let bytes = &mut bytes[..BLOCK.min(count - numbers.len()) * N];
+        from.read_exact(bytes)?;
+        numbers.extend(bytes.as_chunks::<N>().0.iter().map(|&b| of_bytes(b)));
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -238,6 +356,31 @@ mod tests {
         assert_eq!(csr.transpose().transpose(), csr);
         assert_eq!(csr.transpose().preference, Preference::Ones(vec![1.0; 1]));
         assert_eq!(Csr::default().transpose().rows(), 0);
+    }
+
+    #[test]
+    fn a_matrix_comes_back_from_its_bytes_and_a_damaged_one_is_refused() {
+        let some = Csr::from_sorted(3, 5, [(0, 3, 2.0, 1.0), (0, 1, 3.0, 0.5), (2, 4, 4.0, 0.0)].into_iter());
+        let ones = Csr::from_sorted(4, 5, (0..4).flat_map(|i| [(i, 0, 2.5, 1.0), (i, i + 1, 1.5, 1.0)]));
+        // Into the same memory, one after the other.
+        let mut read = Csr::default();
+        for csr in [&ones, &some, &ones, &Csr::from_sorted(2, 0, [].into_iter())] {
+            let mut bytes = Vec::new();
+            csr.write(&mut bytes).unwrap();
+            assert_eq!(bytes.len() as u64, csr.shape().bytes());
+            read.read(csr.shape(), &mut bytes.as_slice()).unwrap();
+            assert_eq!(&read, csr);
+            assert!(read.read(csr.shape(), &mut &bytes[..bytes.len() - 1]).is_err());
+        }
+        let mut bytes = Vec::new();
+        some.write(&mut bytes).unwrap();
+        // The first row's end, then a column.
+        for at in [8, 15, 32, 35] {
+            let mut bad = bytes.clone();
+            bad[at] |= 0x80;
+            let error = read.read(some.shape(), &mut bad.as_slice()).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{at}");
+        }
     }
 
     #[test]

@@ -4,11 +4,15 @@
 //! Parquet, CSV, JSON lines ──► Event ──► 16 bytes each, sorted (beyond a budget: on disk) ──► pair by pair ──► Csr
 //!               read                              spill                                confidence  interactions
 //! ```
+//!
+//! Where the matrix itself is beyond memory, [`Shards`] hold it on disk, in parts.
 
 mod confidence;
 mod interactions;
 mod matrix;
+mod names;
 mod read;
+mod shards;
 mod spill;
 
 use std::path::PathBuf;
@@ -20,6 +24,7 @@ pub use confidence::{ConfidenceConfig, Growth, Keep};
 pub use interactions::{Interactions, InteractionsBuilder, interactions};
 pub use matrix::Csr;
 pub use read::{Bad, BadRows, ReadReport, read_events, write_events_parquet};
+pub use shards::{ShardSize, Shards, ShardsBuilder};
 
 use crate::error::{Error, Result};
 use crate::ids::{TrackId, UserId};
@@ -117,10 +122,11 @@ pub struct Event {
 #[serde(default, deny_unknown_fields)]
 pub struct EventsConfig {
     /// Events beyond so many MiB, of 16 bytes each, are sorted and put into a temporary file. 1024 hold 67 million; the
-    /// matrix, and the factorisation after it, come on top.
+    /// matrix, and the factorisation after it, come on top. With `factorize --shards` it bounds names of listeners
+    /// and shards of the matrix, too, and only the tracks come on top.
     pub memory_mb: usize,
-    /// The folder of that file, which needs 16 bytes an event and is gone when the program ends, however it ends; the
-    /// system's (`TMPDIR`) where empty.
+    /// The folder of that file, which needs 16 bytes an event (24 for shards) and is gone when the program ends, however it ends; where
+    /// empty, the system's (`TMPDIR`), or that of `factorize --shards`.
     pub spill: PathBuf,
     /// Whether the first bad row ends the work: no, since a log of any length has some.
     pub strict: bool,

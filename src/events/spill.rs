@@ -1,7 +1,7 @@
 //! Sorts more records than memory holds: sorted runs in a temporary file, merged as they are read back.
 //!
-//! The file is run after run, each ascending, every record 16 bytes, little-endian. It has no name, so nothing of it is
-//! left behind.
+//! The file is run after run, each ascending, every record of the same size, little-endian. It has no name, so nothing of
+//! it is left behind.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -14,30 +14,63 @@ use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 
-/// The size of a record, in bytes.
-pub const RECORD_BYTES: usize = size_of::<u128>();
+/// What is sorted: numbers, in whose order lies what is to be sorted by.
+pub trait Record: Copy + Ord + Send {
+    /// Its size in the file.
+    const BYTES: usize;
+
+    /// Fills `bytes`, [`Record::BYTES`] of them.
+    fn write(self, bytes: &mut [u8]);
+
+    /// From [`Record::BYTES`] bytes.
+    fn read(bytes: &[u8]) -> Self;
+}
+
+impl Record for u128 {
+    const BYTES: usize = 16;
+
+    fn write(self, bytes: &mut [u8]) {
+        bytes.copy_from_slice(&self.to_le_bytes());
+    }
+
+    fn read(bytes: &[u8]) -> u128 {
+        u128::from_le_bytes(*bytes.first_chunk().expect("16 bytes"))
+    }
+}
+
+impl Record for [u64; 3] {
+    const BYTES: usize = 24;
+
+    fn write(self, bytes: &mut [u8]) {
+        bytes.chunks_exact_mut(8).zip(self).for_each(|(to, number)| to.copy_from_slice(&number.to_le_bytes()));
+    }
+
+    fn read(bytes: &[u8]) -> [u64; 3] {
+        std::array::from_fn(|i| u64::from_le_bytes(*bytes[8 * i..].first_chunk().expect("24 bytes")))
+    }
+}
 
 /// Takes records in any order.
-pub struct Spill {
+pub struct Spill<R> {
     /// Records that are kept in memory, at least 1.
     capacity: usize,
     folder: PathBuf,
-    records: Vec<u128>,
+    records: Vec<R>,
     file: Option<File>,
     /// For each run in the file, where it ends, in records.
     ends: Vec<u64>,
 }
 
-impl Spill {
+impl<R: Record> Spill<R> {
     /// `folder`: where the temporary file goes, if there must be one; the system's where it is empty.
-    pub fn new(capacity: usize, folder: &Path) -> Spill {
-        let folder = if folder.as_os_str().is_empty() { std::env::temp_dir() } else { folder.to_path_buf() };
+    pub fn new(capacity: usize, folder: &Path) -> Spill<R> {
+        let folder = temporary_folder(folder);
         Spill { capacity: capacity.max(1), folder, records: Vec::new(), file: None, ends: Vec::new() }
     }
 
     /// # Errors
     /// `Io` with the folder where the temporary file cannot be written.
-    pub fn push(&mut self, record: u128) -> Result<()> {
+    pub fn push(&mut self, record: R) -> Result<()> {
         if self.records.len() == self.capacity {
             self.write_run()?;
         }
@@ -50,14 +83,19 @@ impl Spill {
         Ok(())
     }
 
-    fn write_run(&mut self) -> Result<()> {
+    /// Puts what is in memory into the file, as a run of its own.
+    pub fn write_run(&mut self) -> Result<()> {
         self.records.par_sort_unstable();
         let file = match self.file.take() {
             Some(file) => file,
             None => tempfile::tempfile_in(&self.folder).map_err(Error::io(&self.folder))?,
         };
         let mut out = BufWriter::with_capacity(1 << 20, &file);
-        let written = self.records.iter().try_for_each(|record| out.write_all(&record.to_le_bytes()));
+        let mut bytes = vec![0; R::BYTES];
+        let written = self.records.iter().try_for_each(|record| {
+            record.write(&mut bytes);
+            out.write_all(&bytes)
+        });
         written.and_then(|()| out.flush()).map_err(Error::io(&self.folder))?;
         drop(out);
         self.file = Some(file);
@@ -66,8 +104,13 @@ impl Spill {
         Ok(())
     }
 
+    /// The number of records in memory.
+    pub fn len(&self) -> usize {
+        self.records.len()
+    }
+
     /// All records, to be read in order.
-    pub fn finish(mut self) -> Result<Sorted> {
+    pub fn finish(mut self) -> Result<Sorted<R>> {
         if self.file.is_none() {
             self.records.par_sort_unstable();
             return Ok(Sorted::InMemory(self.records));
@@ -80,34 +123,38 @@ impl Spill {
     }
 }
 
+/// Where temporary files go: the system's place for them where `folder` is empty.
+pub fn temporary_folder(folder: &Path) -> PathBuf {
+    if folder.as_os_str().is_empty() { std::env::temp_dir() } else { folder.to_path_buf() }
+}
+
 /// Records in order.
-pub enum Sorted {
-    InMemory(Vec<u128>),
+pub enum Sorted<R> {
+    InMemory(Vec<R>),
     OnDisk { file: File, folder: PathBuf, ends: Vec<u64>, capacity: usize },
 }
 
 /// One run as it is read back.
-struct Run {
+struct Run<R> {
     /// What is still in the file, in records.
     next: u64,
     end: u64,
     /// What has been read of it, and how much of that has been handed on.
-    records: Vec<u128>,
+    records: Vec<R>,
     at: usize,
 }
 
-impl Run {
+impl<R: Record> Run<R> {
     /// The next record; `None` at the end of the run.
-    fn pop(&mut self, file: &mut File, bytes: &mut [u8]) -> std::io::Result<Option<u128>> {
+    fn pop(&mut self, file: &mut File, bytes: &mut [u8]) -> std::io::Result<Option<R>> {
         if self.at == self.records.len() {
-            let count = (bytes.len() / RECORD_BYTES).min((self.end - self.next) as usize);
-            let bytes = &mut bytes[..count * RECORD_BYTES];
-            file.seek(SeekFrom::Start(self.next * RECORD_BYTES as u64))?;
+            let count = (bytes.len() / R::BYTES).min((self.end - self.next) as usize);
+            let bytes = &mut bytes[..count * R::BYTES];
+            file.seek(SeekFrom::Start(self.next * R::BYTES as u64))?;
             file.read_exact(bytes)?;
             self.next += count as u64;
             self.records.clear();
-            let record = |b: &[u8]| u128::from_le_bytes(b.try_into().expect("chunks of the size of a record"));
-            self.records.extend(bytes.chunks_exact(RECORD_BYTES).map(record));
+            self.records.extend(bytes.chunks_exact(R::BYTES).map(R::read));
             self.at = 0;
         }
         let record = self.records.get(self.at).copied();
@@ -116,24 +163,23 @@ impl Run {
     }
 }
 
-impl Sorted {
+impl<R: Record> Sorted<R> {
     /// Hands on every record, in ascending order; can be done again.
     ///
     /// # Errors
-    /// `Io` with the folder where the temporary file cannot be read.
-    pub fn for_each(&mut self, mut take: impl FnMut(u128)) -> Result<()> {
+    /// `Io` with the folder where the temporary file cannot be read; what `take` fails with.
+    pub fn for_each(&mut self, mut take: impl FnMut(R) -> Result<()>) -> Result<()> {
         let (file, folder, ends, capacity) = match self {
             Sorted::InMemory(records) => {
-                records.iter().copied().for_each(take);
-                return Ok(());
+                return records.iter().copied().try_for_each(take);
             }
             Sorted::OnDisk { file, folder, ends, capacity } => (file, folder, ends, *capacity),
         };
         // All runs together read ahead by what one of them had in memory; 64 KiB to 1 MiB each where that allows it.
         let ahead = (capacity / ends.len()).clamp(1, 1 << 16);
-        let mut bytes = vec![0; ahead * RECORD_BYTES];
+        let mut bytes = vec![0; ahead * R::BYTES];
         let starts = std::iter::once(&0).chain(ends.iter());
-        let mut runs: Vec<Run> =
+        let mut runs: Vec<Run<R>> =
             starts.zip(ends.iter()).map(|(&next, &end)| Run { next, end, records: Vec::new(), at: 0 }).collect();
         let mut heads = BinaryHeap::with_capacity(runs.len());
         for (i, run) in runs.iter_mut().enumerate() {
@@ -141,7 +187,7 @@ impl Sorted {
         }
         while let Some(mut head) = heads.peek_mut() {
             let Reverse((record, i)) = *head;
-            take(record);
+            take(record)?;
             match runs[i].pop(file, &mut bytes).map_err(Error::io(&*folder))? {
                 Some(next) => *head = Reverse((next, i)),
                 None => {
@@ -170,7 +216,12 @@ mod tests {
             assert_eq!(matches!(sorted, Sorted::InMemory(_)), capacity >= 5000);
             for _ in 0..2 {
                 let mut found = Vec::new();
-                sorted.for_each(|r| found.push(r)).unwrap();
+                sorted
+                    .for_each(|r| {
+                        found.push(r);
+                        Ok(())
+                    })
+                    .unwrap();
                 assert_eq!(found, expected, "{capacity}");
             }
         }
@@ -180,7 +231,7 @@ mod tests {
     #[test]
     fn memory_is_never_reserved_beyond_the_budget() {
         let mut spill = Spill::new(3000, Path::new(""));
-        for i in 0..10_000 {
+        for i in 0..10_000u128 {
             spill.push(i).unwrap();
             assert!(spill.records.capacity() <= 3000);
         }
@@ -189,7 +240,7 @@ mod tests {
     #[test]
     fn a_folder_that_is_not_there_is_named() {
         let mut spill = Spill::new(2, Path::new("/no/such/folder"));
-        let stopped = (0..3).find_map(|i| spill.push(i).err()).unwrap().to_string();
+        let stopped = (0..3u128).find_map(|i| spill.push(i).err()).unwrap().to_string();
         assert!(stopped.contains("/no/such/folder"), "{stopped}");
     }
 }

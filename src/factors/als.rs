@@ -11,12 +11,12 @@ use rayon::prelude::*;
 use super::{AlsConfig, Factors, Ridge, Solver};
 use crate::artefact::SpaceId;
 use crate::error::{Error, Result};
-use crate::events::{Csr, Interactions};
+use crate::events::{ConfidenceConfig, Csr, Interactions};
 use crate::ids::Ids;
-use crate::linalg::{Entries, Gram, PaddedRows, Rows, WeightedRidge, norm};
+use crate::linalg::{Eigen, Entries, Gram, PaddedRows, Rows, WeightedRidge, norm};
 
 /// Rows that one task solves: enough to pay for the task, few enough that one popular track delays nobody.
-const ROWS_PER_TASK: usize = 16;
+pub(super) const ROWS_PER_TASK: usize = 16;
 
 /// A factorisation under way, after some iterations.
 #[derive(Clone, Debug)]
@@ -108,10 +108,9 @@ pub fn fit_from(
     let exact = AlsConfig { solver: Solver::Cholesky, ..*config };
     half_step(by_user, &mut tracks, &user_ridge, &exact, &mut users)?;
     let (user_factors, track_factors) = (users.into_array(), tracks.into_array());
-    let settings = format!("{config:?} {:?}", data.config);
     Ok(Factors {
         wandered: 0.0,
-        space: SpaceId::of(&[settings.as_bytes(), &digest(&user_factors), &digest(&track_factors)]),
+        space: space_of(config, &data.config, &digest(&user_factors), &digest(&track_factors)),
         config: *config,
         confidence: data.config,
         user_ridge,
@@ -173,25 +172,45 @@ fn take_known<I: Clone + Eq + std::hash::Hash>(ids: &Ids<I>, earlier: &[I], fact
 /// matrix. No score changes by that, and so neither does the loss: factors are given but for a rotation.
 fn half_step(side: &Csr, other: &mut Rows, ridge: &Ridge, config: &AlsConfig, rows: &mut Rows) -> Result<f64> {
     let gram = Gram::of(other);
-    let eigen = match config.solver {
-        Solver::Cg => Some(gram.eigen()?),
-        Solver::Cholesky => None,
+    let fixed = match config.solver {
+        Solver::Cg => {
+            let eigen = gram.eigen()?;
+            other.rotate(&eigen);
+            rows.rotate(&eigen);
+            Fixed::Eigen(eigen)
+        }
+        Solver::Cholesky => Fixed::Gram(gram),
     };
-    if let Some(eigen) = &eigen {
-        other.rotate(eigen);
-        rows.rotate(eigen);
-    }
-    let other = &*other;
-    let solve_rows = |solver: &mut WeightedRidge, (task, mut rows): (usize, PaddedRows)| {
+    solve_rows(side, other, &fixed, ridge, config, rows)
+}
+
+/// What all rows of a side need of the other.
+pub(super) enum Fixed {
+    /// For conjugate gradient, in the coordinates of its eigenvectors.
+    Eigen(Eigen),
+    /// For the exact solve.
+    Gram(Gram),
+}
+
+/// Solves (or improves) every row of one side, in place; returns by how much the rows together lower the loss.
+pub(super) fn solve_rows(
+    side: &Csr,
+    other: &Rows,
+    fixed: &Fixed,
+    ridge: &Ridge,
+    config: &AlsConfig,
+    rows: &mut Rows,
+) -> Result<f64> {
+    let solve = |solver: &mut WeightedRidge, (task, mut rows): (usize, PaddedRows)| {
         let mut lowered = 0.0;
         for (i, x) in rows.iter_mut().enumerate() {
             let (indices, confidence, target) = side.row(task * ROWS_PER_TASK + i);
             let entries = Entries { rows: other, indices, confidence, target };
             let lambda = ridge.at(indices.len());
-            lowered += match &eigen {
-                Some(eigen) => solver.improve(eigen, lambda, entries, config.cg_steps, x)?,
-                None => {
-                    let (solution, by) = solver.solve(&gram, lambda, entries)?;
+            lowered += match fixed {
+                Fixed::Eigen(eigen) => solver.improve(eigen, lambda, entries, config.cg_steps, x)?,
+                Fixed::Gram(gram) => {
+                    let (solution, by) = solver.solve(gram, lambda, entries)?;
                     x[..solution.len()].copy_from_slice(solution);
                     by
                 }
@@ -200,14 +219,14 @@ fn half_step(side: &Csr, other: &mut Rows, ridge: &Ridge, config: &AlsConfig, ro
         Ok(lowered)
     };
     let tasks: Vec<f64> = (rows.par_blocks_mut(ROWS_PER_TASK).enumerate())
-        .map_init(|| WeightedRidge::new(config.dimensions), solve_rows)
+        .map_init(|| WeightedRidge::new(config.dimensions), solve)
         .collect::<Result<_>>()?;
     // Summed in the order of the rows: the same bits whatever the number of threads.
     Ok(tasks.iter().sum())
 }
 
 /// `Σ λ‖x‖²`
-fn penalty(side: &Csr, rows: &Rows, ridge: &Ridge) -> f64 {
+pub(super) fn penalty(side: &Csr, rows: &Rows, ridge: &Ridge) -> f64 {
     let row_penalty = |i: usize| {
         let length = f64::from(norm(rows.row(i)));
         f64::from(ridge.at(side.row_len(i))) * length * length
@@ -217,7 +236,7 @@ fn penalty(side: &Csr, rows: &Rows, ridge: &Ridge) -> f64 {
 
 /// Uniform in ±0.1/√d: small against the factors to come, so that the first solve of the listeners sees mostly who
 /// met what, and nothing depends on it but the rotation.
-fn random_start(n: usize, d: usize, seed: u64) -> Rows {
+pub(super) fn random_start(n: usize, d: usize, seed: u64) -> Rows {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let width = 0.1 / (d as f32).sqrt();
     let mut rows = Rows::zeros(n, d);
@@ -227,8 +246,13 @@ fn random_start(n: usize, d: usize, seed: u64) -> Rows {
     rows
 }
 
+/// The name of the space of factors with these digests.
+pub(super) fn space_of(config: &AlsConfig, confidence: &ConfidenceConfig, users: &[u8], tracks: &[u8]) -> SpaceId {
+    SpaceId::of(&[format!("{config:?} {confidence:?}").as_bytes(), users, tracks])
+}
+
 /// The BLAKE3 hash of all numbers, row by row, little-endian.
-fn digest(array: &Array2<f32>) -> [u8; 32] {
+pub(super) fn digest(array: &Array2<f32>) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new();
     for row in array.rows() {
         let bytes: Vec<u8> = row.iter().flat_map(|x| x.to_le_bytes()).collect();
@@ -240,7 +264,6 @@ fn digest(array: &Array2<f32>) -> [u8; 32] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::events::ConfidenceConfig;
     use crate::factors::run_id;
     use crate::ids::{Ids, TrackId, UserId};
     use crate::linalg::dot;

@@ -1,4 +1,6 @@
 //! The shared space: a vector for every listener and every track, from who listened to what.
+//!
+//! [`fit`] has matrix and factors in memory; [`fit_sharded`] only the tracks' side, with the listeners on disk.
 
 mod align;
 mod als;
@@ -6,6 +8,7 @@ mod checkpoint;
 mod exchange;
 mod fold_in;
 mod per_action;
+mod sharded;
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -17,10 +20,11 @@ use serde::{Deserialize, Serialize};
 
 pub use align::{Drift, procrustes};
 pub use als::{Checkpoint, Progress, Start, fit, fit_from};
-pub use checkpoint::run_id;
+pub use checkpoint::{run_id, run_id_of_shards};
 pub use exchange::{Format, Names};
 pub use fold_in::FoldIn;
 pub use per_action::{Part, PerAction};
+pub use sharded::{ShardedFactors, ShardedProgress, ShardedStart, fit_sharded};
 
 use crate::artefact::{SpaceId, atomic_write, file_hash, read_toml, write_toml};
 use crate::error::{Error, Result};
@@ -133,10 +137,19 @@ impl Ridge {
 
     /// Such that the mean over the rows of `side` is `config.regularisation`.
     fn of(config: &AlsConfig, side: &Csr) -> Ridge {
+        Ridge::of_lengths(config, (0..side.rows()).map(|i| (side.row_len(i), 1)), side.columns)
+    }
+
+    /// The same for rows of so many entries, each with the number of such rows.
+    fn of_lengths(config: &AlsConfig, lengths: impl Iterator<Item = (usize, u64)>, columns: usize) -> Ridge {
         let exponent = f64::from(config.regularisation_exponent);
-        let unobserved = UNOBSERVED_SHARE * side.columns as f64;
-        let sum: f64 = (0..side.rows()).map(|i| (side.row_len(i) as f64 + unobserved).powf(exponent)).sum();
-        Ridge { scale: f64::from(config.regularisation) * side.rows() as f64 / sum, unobserved, exponent }
+        let unobserved = UNOBSERVED_SHARE * columns as f64;
+        let (mut rows, mut sum) = (0, 0.0);
+        for (length, many) in lengths {
+            rows += many;
+            sum += many as f64 * (length as f64 + unobserved).powf(exponent);
+        }
+        Ridge { scale: f64::from(config.regularisation) * rows as f64 / sum, unobserved, exponent }
     }
 
     /// λ of a row with `n` entries.
@@ -285,11 +298,16 @@ impl Factors {
     /// (a line each), `plays.npy` (uint32 `[tracks]`), `held_out.ids`, and, last, `factors.toml` with settings, shapes
     /// and hashes.
     pub fn save(&self, dir: &Path) -> Result<()> {
+        atomic_write(&dir.join("users.npy"), |out| self.user_factors.write_npy(out).map_err(io::Error::other))?;
+        write_ids(&dir.join("users.ids"), &self.users)?;
+        self.save_beside_users(dir, self.users.len())
+    }
+
+    /// All that [`Factors::save`] writes but the users, who are there already.
+    fn save_beside_users(&self, dir: &Path, users: usize) -> Result<()> {
         let npy = |name: &str, array: &dyn Fn(&mut dyn io::Write) -> Result<(), ndarray_npy::WriteNpyError>| {
             atomic_write(&dir.join(name), |out| array(out).map_err(io::Error::other))
         };
-        npy("users.npy", &|out| self.user_factors.write_npy(out))?;
-        write_ids(&dir.join("users.ids"), &self.users)?;
         npy("tracks.npy", &|out| self.track_factors.write_npy(out))?;
         write_ids(&dir.join("tracks.ids"), &self.tracks)?;
         npy("plays.npy", &|out| ArrayView1::from(&self.plays).write_npy(out))?;
@@ -300,7 +318,7 @@ impl Factors {
             version: VERSION,
             space: self.space.clone(),
             wandered: self.wandered,
-            users: self.users.len(),
+            users,
             tracks: self.tracks.len(),
             held_out: self.held_out.len(),
             config: self.config,

@@ -44,6 +44,18 @@ impl Gram {
     }
 }
 
+impl Eigen {
+    /// `[d]`
+    pub fn values(&self) -> &[f32] {
+        self.values.row(0)
+    }
+
+    /// What turns back: [`Rows::rotate`] with it undoes that with `self`. Its eigenvalues are the same.
+    pub fn inverse(&self) -> Eigen {
+        Eigen { values: self.values.clone(), vectors: Rows::of(self.vectors.to_array().t()) }
+    }
+}
+
 impl Rows {
     /// Every row in the coordinates of the eigenvectors, in place. Inner products with rows that are turned alike stay.
     pub fn rotate(&mut self, eigen: &Eigen) {
@@ -174,6 +186,10 @@ mod tests {
                     let expected = if i == j { eigen.values.row(0)[i] } else { 0.0 };
                     assert!((x - expected).abs() <= 2e-5 * largest, "{d} {n}: {i} {j}: {x} {expected} of {largest}");
                 }
+                assert_eq!(eigen.values(), eigen.values.row(0));
+                turned.rotate(&eigen.inverse());
+                let back = turned.to_array();
+                (&back - &rows).iter().for_each(|x| assert!(x.abs() <= 1e-5 * scale.sqrt(), "{d} {n}: {x}"));
             }
         }
     }

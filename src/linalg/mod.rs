@@ -10,7 +10,7 @@ use ndarray::{Array2, ArrayView2};
 
 pub use eigen::Eigen;
 pub use jacobi::orthogonalise;
-pub use ridge::{Entries, WeightedRidge};
+pub use ridge::{CONVERGED, Entries, WeightedRidge};
 pub use rows::{Gram, PaddedRows, Rows};
 
 use crate::error::{Error, Result};

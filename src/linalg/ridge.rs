@@ -28,7 +28,7 @@ const BLOCK: usize = 64;
 /// How often the ridge is raised, tenfold each time, where rounding has made the matrix indefinite.
 const RIDGE_TRIES: usize = 6;
 /// A squared residual (in the preconditioner's measure) that is nothing, in `f32`.
-const CONVERGED: f32 = 1e-20;
+pub const CONVERGED: f32 = 1e-20;
 
 /// What was observed of one row.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +47,69 @@ impl<'a> Entries<'a> {
     fn blocks(self) -> impl Iterator<Item = (&'a [u32], &'a [f32], &'a [f32])> {
         let blocks = self.indices.chunks(BLOCK).zip(self.confidence.chunks(BLOCK)).zip(self.target.chunks(BLOCK));
         blocks.map(|((indices, confidence), target)| (indices, confidence, target))
+    }
+}
+
+/// Dispatches on the tile of a layout: of a tile of K registers, U entries side by side, enough to hide the latency of an
+/// addition.
+macro_rules! with_tile {
+    ($layout:expr, $k:ident, $u:ident, $run:expr) => {
+        with_tile!(@ $layout, $k, $u, $run, 1: 4, 2: 4, 3: 4, 4: 2, 5: 2, 6: 2, 7: 1, 8: 1)
+    };
+    (@ $layout:expr, $k:ident, $u:ident, $run:expr, $($tile:literal: $side_by_side:literal),*) => {
+        match $layout.tile {
+            $($tile => {
+                const $k: usize = $tile;
+                const $u: usize = $side_by_side;
+                $run
+            })*
+            _ => unreachable!("a layout has tiles of 1 to 8 registers"),
+        }
+    };
+}
+
+/// The parts of conjugate gradient that need the entries, for rows whose entries come a few at a time. `x` and `out` are
+/// rows of a [`Rows`], with their padding.
+impl Entries<'_> {
+    /// `out += Σ (ct − (c−1) y·x) y`: of the residual what the entries say. Returns `Σ ct y·x`.
+    pub fn add_residual(self, x: &[f32], out: &mut [f32]) -> f64 {
+        let layout = self.rows.layout();
+        with_tile!(layout, K, U, Arch::new().dispatch(Pass::<K, U, true, true> { entries: self, x, out }))
+    }
+
+    /// `out += Σ (c−1) (y·x) y`. Returns `xᵀ Σ(c−1)yyᵀ x`.
+    pub fn add_product(self, x: &[f32], out: &mut [f32]) -> f64 {
+        let layout = self.rows.layout();
+        with_tile!(layout, K, U, Arch::new().dispatch(Pass::<K, U, false, true> { entries: self, x, out }))
+    }
+
+    /// `xᵀ Σ(c−1)yyᵀ x`
+    pub fn square(self, x: &[f32]) -> f64 {
+        let layout = self.rows.layout();
+        with_tile!(layout, K, U, Arch::new().dispatch(Pass::<K, U, false, false> { entries: self, x, out: &mut [] }))
+    }
+}
+
+/// One pass over entries; see [`Table::pass`].
+struct Pass<'a, const K: usize, const U: usize, const RESIDUAL: bool, const ADD: bool> {
+    entries: Entries<'a>,
+    x: &'a [f32],
+    out: &'a mut [f32],
+}
+
+impl<const K: usize, const U: usize, const RESIDUAL: bool, const ADD: bool> WithSimd for Pass<'_, K, U, RESIDUAL, ADD> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> f64 {
+        let Pass { entries, x, out } = self;
+        let table = Table::<K> { data: entries.rows.padded(), stride: x.len() };
+        if ADD {
+            return table.pass::<S, U, RESIDUAL, true>(simd, entries, tiles::<S, K>(x), tiles_mut::<S, K>(out));
+        }
+        // Nothing is added to it.
+        let mut none = [[simd.splat_f32s(0.0); K]; 1];
+        table.pass::<S, U, RESIDUAL, false>(simd, entries, tiles::<S, K>(x), &mut none)
     }
 }
 
@@ -116,16 +179,12 @@ impl WeightedRidge {
         }
         let (layout, arch, diagonal) = (self.layout, self.arch, gram.values.padded());
         let vectors = self.vectors.padded_mut();
-        // Of a tile of K registers, U entries side by side: enough to hide the latency of an addition.
-        macro_rules! descend {
-            ($($k:literal: $u:literal),*) => {
-                match layout.tile {
-                    $($k => arch.dispatch(Descent::<$k, $u> { diagonal, ridge, entries, steps, x: &mut *x, vectors }),)*
-                    _ => unreachable!("a layout has tiles of 1 to 8 registers"),
-                }
-            };
-        }
-        let lowered = descend!(1: 4, 2: 4, 3: 4, 4: 2, 5: 2, 6: 2, 7: 1, 8: 1);
+        let lowered = with_tile!(
+            layout,
+            K,
+            U,
+            arch.dispatch(Descent::<K, U> { diagonal, ridge, entries, steps, x: &mut *x, vectors })
+        );
         // Without a branch for each number.
         let finite = x.iter().fold(true, |finite, x| finite & x.is_finite());
         if lowered.is_finite() && finite { Ok(lowered) } else { Err(not_finite()) }
