@@ -135,7 +135,7 @@ open("corpus/formats/npz", "wb").write(b"\x04" + archive.getvalue())
 head = b"debutmel" + struct.pack("<4I", 1, 2, 4, 8) + b"0123456789abcdef" + struct.pack("<I", len(about)) + about + bytes(32)
 open("corpus/formats/cache", "wb").write(b"\x00" + head + 2 * (bytes(64) + bytes(32)))
 PY
-# A table of Spark's, where the program is built: half of the users' factors that it writes.
+# A table of Spark's, where the program is built: half of the factors that it writes.
 debut=../target/release/debut
 if [ -x "$debut" ]; then
     scratch=$(mktemp -d)

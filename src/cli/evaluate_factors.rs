@@ -1,6 +1,6 @@
 use std::collections::HashMap;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use ndarray::{Array2, Axis};
@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::factorize::read_reported;
 use super::{Context, count, print_json, print_line, progress};
-use crate::artefact::atomic_write;
+use crate::artefact::Aside;
 use crate::config::Config;
 use crate::error::Result;
 use crate::eval::{GlobalCut, HoldOut, MeanSe, RankingScores, RankingTask, UserCuts, hold_out_pairs};
@@ -94,6 +94,7 @@ struct Method {
 
 pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     let config = &context.config;
+    let listeners = args.listeners.as_deref().map(Aside::new).transpose()?;
     let parts = config.per_action.parts(&config.confidence);
     let Halves { train, limited, of_parts, held_out, left_out } = split(&args, config, &parts)?;
     let mut task = RankingTask::new(train, &held_out)?;
@@ -121,6 +122,8 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
         let of_parts = parts.iter().zip(&of_parts);
         of_parts.map(|(part, matrix)| Ok((part.weight, factorize(&part.of(matrix, data)?)?))).collect::<Result<_>>()?
     };
+    // A history is folded in with the λ of those that were factorised.
+    let user_ridge = Factors::concatenate(data, &config.als, &factors)?.user_ridge;
     // Of all that are ranked, whatever the limits: zeros for what was not factorised.
     let factors = Factors::concatenate(&task.train, &config.als, &factors)?;
     let rank = |what: &str, factors: &Factors| {
@@ -131,11 +134,12 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     };
     let mut scores = vec![("popularity", popularity), ("als", rank("ranking by factors", &factors)?)];
     if !parts.is_empty() {
+        let factors = Factors { user_ridge, ..factors };
         let folded = Factors { user_factors: fold_in(&factors, data)?, ..factors };
         scores.push(("als, folded in", rank("ranking by folding in", &folded)?));
     }
-    if let Some(path) = &args.listeners {
-        write_listeners(path, &task, &args.k, &scores)?;
+    if let Some(file) = listeners {
+        write_listeners(file, &task, &args.k, &scores)?;
     }
     let lines: Vec<Method> = (scores.into_iter())
         .map(|(method, scores)| Method {
@@ -174,12 +178,12 @@ fn fold_in(factors: &Factors, data: &Interactions) -> Result<Array2<f32>> {
 
 /// A row for each method, listener and length of list: what a paired comparison of settings needs.
 fn write_listeners(
-    path: &Path,
+    file: Aside,
     task: &RankingTask,
     lengths: &[usize],
     scores: &[(&'static str, RankingScores)],
 ) -> Result<()> {
-    atomic_write(path, |out| {
+    file.publish(|out| {
         let mut rows = csv::Writer::from_writer(out);
         rows.write_record(["method", "user", "k", "recall", "ndcg", "map"])?;
         for (method, scores) in scores {

@@ -15,7 +15,8 @@ use crate::events::{
     ConfidenceConfig, Event, EventsConfig, Interactions, InteractionsBuilder, ShardSize, ShardsBuilder, read_events,
 };
 use crate::factors::{
-    AlsConfig, Checkpoint, Drift, Factors, ShardedStart, Start, fit_from, fit_sharded, run_id, run_id_of_shards,
+    AlsConfig, Checkpoint, Drift, Factors, ShardedStart, Start, check_solver, fit_from, fit_sharded, run_id,
+    run_id_of_shards,
 };
 
 const EXAMPLES: &str = "\
@@ -62,7 +63,7 @@ pub struct Args {
     /// Keep listeners on disk (their names, rows of the matrix and factors), in temporary files in this folder, for logs
     /// of more listeners than memory holds. Memory is then events.memory_mb, and about 1 kB a track at 40 dimensions.
     /// Disk is 24 bytes an event while reading, then up to 36 a pair of listener and track, and 4 a number of the
-    /// listeners' factors. The factors are the same but for rounding. Not with --warm, [per_action] or
+    /// listeners' factors (in --out up to twice that, for checkpoints). The factors are the same but for rounding. Not with --warm, [per_action] or
     /// als.solver="cholesky".
     #[arg(long, value_name = "DIR", conflicts_with = "warm")]
     shards: Option<PathBuf>,
@@ -77,6 +78,9 @@ const BETWEEN_CHECKPOINTS: Duration = Duration::from_secs(30);
 
 pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     let config = &context.config;
+    if args.out.exists() && !args.out.is_dir() {
+        return Err(Error::unsupported(&args.out, "a folder, or none yet", "a file"));
+    }
     let reading = EventsConfig { strict: args.strict || config.events.strict, ..config.events.clone() };
     let done = match &args.shards {
         Some(folder) => on_disk(&args, &context, &reading, folder)?,
@@ -143,7 +147,8 @@ fn in_memory(args: &Args, context: &Context, reading: &EventsConfig) -> Result<D
         return Err(Error::invalid("--warm", "one factorisation for all actions", "factorisations [per_action]"));
     }
     // What the parts would have together is refused before they are made.
-    AlsConfig { dimensions: config.als.dimensions * parts.len().max(1), ..config.als }.check()?;
+    AlsConfig { dimensions: config.als.dimensions.saturating_mul(parts.len().max(1)), ..config.als }.check()?;
+    let earlier = args.warm.as_deref().map(Factors::load).transpose()?;
     let configs: Vec<_> = [config.confidence].into_iter().chain(parts.iter().map(|part| part.confidence)).collect();
     let (mut matrices, left_out) = read_matrices(&args.events, &configs, reading)?;
     let of_parts = matrices.split_off(1);
@@ -155,7 +160,14 @@ fn in_memory(args: &Args, context: &Context, reading: &EventsConfig) -> Result<D
             (halves.train, halves.held_out.tracks.names().to_vec())
         }
     };
-    let earlier = args.warm.as_deref().map(Factors::load).transpose()?;
+    if let Some(earlier) = &earlier {
+        // Without so many they cannot be aligned, which comes after all the work.
+        let shared = earlier.tracks.iter().filter(|track| data.tracks.number(track).is_some()).count();
+        if shared < config.als.dimensions {
+            let expected = format!("{} tracks or more that the events have, too", config.als.dimensions);
+            return Err(Error::mismatch("the earlier factors and the events", expected, shared));
+        }
+    }
     let mut log = Log::default();
     let mut checkpoints = vec![args.out.join("checkpoint")];
     let mut factors = if parts.is_empty() {
@@ -193,6 +205,7 @@ fn on_disk(args: &Args, context: &Context, reading: &EventsConfig, folder: &Path
         return Err(Error::invalid("--shards", "one factorisation for all actions", "factorisations [per_action]"));
     }
     config.als.check()?;
+    check_solver(&config.als)?;
     let is_held_out = args.hold_out.map(|share| held_out(share, config.als.seed)).transpose()?;
     let mut builder = ShardsBuilder::new(&config.confidence, reading, None, folder)?;
     let left_out = read_reported(&args.events, reading, &mut |event| builder.push(&event))?;
@@ -239,6 +252,18 @@ struct Log {
     cpu: Vec<Option<f64>>,
 }
 
+/// The BLAKE3 hash of the tracks' factors and names.
+fn digest(factors: &Factors) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for (track, row) in factors.tracks.iter().zip(factors.track_factors.rows()) {
+        hasher.update(track.as_str().as_bytes()).update(&[0]);
+        row.iter().for_each(|x| {
+            hasher.update(&x.to_le_bytes());
+        });
+    }
+    hasher.finalize().to_hex().to_string()
+}
+
 /// Fits `data`, from where an earlier run of it left a checkpoint in the folder `checkpoints`, else from `earlier`
 /// factors. `is_part`: there is more to fit after it, so that its end is a checkpoint, too.
 fn factorize(
@@ -250,7 +275,11 @@ fn factorize(
     log: &mut Log,
 ) -> Result<Factors> {
     let config = &context.config.als;
-    let run = run_id(data, config);
+    let mut run = run_id(data, config);
+    if let Some(earlier) = earlier {
+        // Another start leads elsewhere.
+        run = format!("{run} from {}", digest(earlier));
+    }
     let found = Checkpoint::load(checkpoints, &run, data.users.len(), data.tracks.len(), config.dimensions)?
         .filter(|checkpoint| checkpoint.iteration <= config.iterations);
     let start = match (&found, earlier) {
@@ -293,8 +322,10 @@ impl<'a> Watch<'a> {
         self.log.losses.push(loss);
         self.log.cpu.push(cpu_seconds().zip(self.cpu_before).map(|(now, before)| now - before));
         let stop = self.context.stop.load(Ordering::Relaxed);
-        let is_due = stop || self.saved.elapsed() >= BETWEEN_CHECKPOINTS;
-        if if iteration < self.context.config.als.iterations { is_due } else { self.is_part } {
+        let is_due = self.saved.elapsed() >= BETWEEN_CHECKPOINTS;
+        // The last is saved where more is to come, or where this ends here, before the factors are written.
+        let is_last = iteration == self.context.config.als.iterations;
+        if stop || if is_last { self.is_part } else { is_due } {
             if let Err(e) = save() {
                 self.failed = Some(e);
                 return ControlFlow::Break(());

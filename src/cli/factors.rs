@@ -100,6 +100,8 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     let (factors, out) = match args.what {
         What::Align { factors, to, out } => {
             let mut factors = Factors::load(&factors)?;
+            context.config.als.check()?;
+            factors.config.same_space = context.config.als.same_space;
             drift = Some(factors.align(&Factors::load(&to)?)?);
             factors.save(&out)?;
             (factors, out)

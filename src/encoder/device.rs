@@ -9,7 +9,7 @@
 //!
 //! None has run on a card yet. `wgpu` was run on two drivers that compute on the processor, Mesa's lavapipe 22.3 and
 //! SwiftShader: its vectors equal the processor's to 1e-7. The SPIR-V of `vulkan` crashes the first and is multiplied wrongly
-//! by the second; a device's answer to one song is compared before it is used, so that the second is refused.
+//! by the second; a device's answer to a batch of noise is compared before it is used, so that the second is refused.
 //! burn's `cuda` cannot be built without access to the Internet: a build script downloads LLVM.
 
 use std::fmt;

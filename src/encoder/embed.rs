@@ -40,9 +40,10 @@ impl Engine {
             _ => {
                 let there = device.of_burn()?;
                 // Where a driver lacks something burn panics, and some driver multiplies matrices wrongly without a word;
-                // better now, on one song, than after hours of decoding.
-                let noise = Array3::from_shape_fn((1, config.frames, config.mel_bands), |(_, t, m)| {
-                    ((t * 7 + m * 3 + t * m) % 31) as f32 * 0.3
+                // better now, on noise, than after hours of decoding.
+                // As many as go through it together: kernels are chosen for each shape.
+                let noise = Array3::from_shape_fn((BATCH, config.frames, config.mel_bands), |(n, t, m)| {
+                    ((t * (n % 3 + 7) + m * 3 + t * m) % 31) as f32 * 0.3
                 });
                 let expected = infer::Network::new(config, weights).predict(noise.view());
                 let (engine, found) = catch_unwind(AssertUnwindSafe(|| {
@@ -301,7 +302,8 @@ mod tests {
             let ours = model.embed(songs.view()).unwrap();
             match model.on(device) {
                 Ok(there) => assert_close(&there.embed(songs.view()).unwrap(), &ours, 1e-4),
-                Err(e) => assert!(matches!(e, Error::Invalid { .. }) && device != Device::Cpu, "{e}"),
+                // Not built in, or not there; a device that is there and answers wrongly fails.
+                Err(e) => assert!(device.of_burn().is_err() && device != Device::Cpu, "{e}"),
             }
         }
     }

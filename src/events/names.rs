@@ -12,7 +12,8 @@ use std::path::PathBuf;
 use crate::error::{Error, Result};
 use crate::ids::{MAX_ID_BYTES, UserId};
 
-/// Bits of a hash. Among 100 million names, two of the same have a chance of 6 in 10¹⁴.
+/// Bits of a hash, one of which says whether it is a playlist's. Among 100 million names, two of the same have a chance
+/// of 1 in 10¹³.
 pub const HASH_BITS: u32 = 96;
 /// Hash and length, in bytes.
 const HEAD: usize = HASH_BITS as usize / 8 + 2;

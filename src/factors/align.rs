@@ -74,7 +74,7 @@ impl Factors {
         self.track_factors = self.track_factors.dot(&rotation);
         // Angles add up, at worst.
         let wandered = previous.wandered + drift.cosine_after.clamp(-1.0, 1.0).acos();
-        if wandered < FRAC_PI_2 && wandered.cos() >= self.config.same_space {
+        if wandered < FRAC_PI_2 && wandered.cos() > self.config.same_space {
             (self.space, self.wandered) = (previous.space.clone(), wandered);
         } else {
             let names = [self.space.as_str().as_bytes(), previous.space.as_str().as_bytes()];

@@ -24,7 +24,7 @@ pub use checkpoint::{run_id, run_id_of_shards};
 pub use exchange::{Format, Names};
 pub use fold_in::FoldIn;
 pub use per_action::{Part, PerAction};
-pub use sharded::{ShardedFactors, ShardedProgress, ShardedStart, fit_sharded};
+pub use sharded::{ShardedFactors, ShardedProgress, ShardedStart, check_solver, fit_sharded};
 
 use crate::artefact::{SpaceId, atomic_write, file_hash, read_toml, write_toml};
 use crate::error::{Error, Result};
@@ -54,7 +54,8 @@ pub struct AlsConfig {
     pub cg_steps: usize,
     /// A refit that is turned into the space of earlier factors (`--warm`, `factors align`) keeps that space's name, so that
     /// models and vectors of the one serve with the other, as long as its tracks cannot lie further than this cosine from
-    /// where they were when the space got its name: the angles of all refits since, added up. 0.9 lets six to nine nights
+    /// where they were when the space got its name, on average over the tracks shared from night to night: the angles of all
+    /// refits since, added up. 0.9 lets six to nine nights
     /// pass that bring 1 % new events each; predictions are off by more (the shipped model's cosine is 0.64). 1: never.
     pub same_space: f64,
     /// Of the random start. The same seed and data give the same factors, whatever the number of threads.
@@ -173,7 +174,7 @@ fn the_mean_ridge_is_the_regularisation_and_longer_rows_have_more() {
 pub struct Factors {
     pub space: SpaceId,
     /// How far tracks may lie from where they were when the space got its name, in radians: 0 for a fit of its own, and for
-    /// aligned ones the mean angle to the earlier factors and what those had, added up.
+    /// aligned ones the angle of the mean cosine to the earlier factors and what those had, added up.
     pub wandered: f64,
     pub config: AlsConfig,
     /// How the confidences were made, so that a listener who folds in later is weighed alike.

@@ -74,14 +74,15 @@ impl PerAction {
             min_tracks_per_user: 0,
             ..*all
         };
-        let sum = self.play + self.like + self.add;
+        // Of three finite numbers, without overflow.
+        let sum = [self.play, self.like, self.add].map(f64::from).iter().sum::<f64>();
         let heard = ConfidenceConfig { play: all.play, complete: all.complete, skip: all.skip, ..none };
         let marked = ConfidenceConfig { like: all.like, dislike: all.dislike, ..none };
         let added = ConfidenceConfig { add: all.add, playlist: all.playlist, ..none };
         [("play", self.play, heard), ("like", self.like, marked), ("add", self.add, added)]
             .into_iter()
             .filter(|(_, weight, _)| *weight > 0.0)
-            .map(|(name, weight, confidence)| Part { name, weight: weight / sum, confidence })
+            .map(|(name, weight, confidence)| Part { name, weight: (f64::from(weight) / sum) as f32, confidence })
             .collect()
     }
 }

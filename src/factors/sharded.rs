@@ -114,9 +114,7 @@ pub fn fit_sharded<'a>(
     progress: &mut dyn FnMut(ShardedProgress) -> ControlFlow<()>,
 ) -> Result<ShardedFactors<'a>> {
     config.check()?;
-    if config.solver != Solver::Cg {
-        return Err(Error::invalid("als.solver", "\"cg\", which alone works on shards", "\"cholesky\""));
-    }
+    check_solver(config)?;
     let (m, d) = (data.tracks.len(), config.dimensions);
     let of_users = data.row_lengths.iter().map(|(&length, &many)| (length as usize, many));
     let of_tracks = data.track_lengths.iter().map(|&length| (length as usize, 1));
@@ -165,6 +163,17 @@ pub fn fit_sharded<'a>(
         held_out: data.held_out.clone(),
     };
     Ok(ShardedFactors { factors, users, data })
+}
+
+/// The exact solver would need a matrix `[d, d]` for each track.
+///
+/// # Errors
+/// `Invalid` for another than conjugate gradient.
+pub fn check_solver(config: &AlsConfig) -> Result<()> {
+    match config.solver {
+        Solver::Cg => Ok(()),
+        Solver::Cholesky => Err(Error::invalid("als.solver", "\"cg\", which alone works on shards", "\"cholesky\"")),
+    }
 }
 
 struct Ridges {
@@ -466,10 +475,23 @@ impl UserRows {
             let shape = format!("float32 [{}, {}]", self.users, self.d);
             return Err(Error::mismatch(path.display(), shape, format!("another array, of {length} bytes")));
         }
+        // Which of the two failed is to be said.
+        let mut read = Ok(());
         self.with_file(|file| {
             file.seek(SeekFrom::Start(0))?;
-            io::copy(&mut from, file).map(|_| ())
-        })
+            let mut block = vec![0; 4 * BLOCK];
+            loop {
+                match from.read(&mut block) {
+                    Ok(0) => return Ok(()),
+                    Ok(n) => file.write_all(&block[..n])?,
+                    Err(e) => {
+                        read = Err(e);
+                        return Ok(());
+                    }
+                }
+            }
+        })?;
+        read.map_err(Error::io(path))
     }
 }
 
