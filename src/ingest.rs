@@ -281,7 +281,7 @@ fn known(store: &Store, job: &Job, maker: &Maker) -> Result<Option<Message>> {
                 return Ok(None);
             };
             let mut retitled = track.clone();
-            retitled.info = merged(job.input.info.clone(), track.info.clone());
+            retitled.info = job.input.info.clone().or(track.info.clone());
             let (changes, status, reason) = if retitled == track {
                 (Vec::new(), Status::Skipped, "unchanged")
             } else {
@@ -372,7 +372,7 @@ fn recognise(store: &Store, job: &Job, hash: String, maker: &Maker) -> Result<Re
     let Some(track) = store.track(&id)?.filter(same) else { return Ok(Recognised::New(Content { hash, id })) };
     let mut changes = vec![file_of(job, content, &id)];
     let mut now = track.clone();
-    now.info = merged(job.input.info.clone(), track.info.clone());
+    now.info = job.input.info.clone().or(track.info.clone());
     let there = track.path.as_deref().unwrap_or(Path::new(""));
     let reason = if there == job.input.path {
         "same content as before".to_string()
@@ -490,12 +490,19 @@ impl Batch<'_> {
         predicted: Vec<f32>,
         before: Option<Track>,
     ) -> Track {
+        // The manifest's words where it has some, the tags' otherwise. For some there are no tags, so what a manifest said
+        // of them before stays.
+        let mut info = job.input.info.clone().or(info_of(&heard.tags));
+        if let Some(before) = &before {
+            let TrackInfo { released, language, explicit, regions, .. } = before.info.clone();
+            info = info.or(TrackInfo { released, language, explicit, regions, ..TrackInfo::default() });
+        }
         let played = before.filter(|t| t.plays > 0);
         Track {
             id: id.clone(),
             path: Some(job.input.path.clone()),
             content: Some(content.to_string()),
-            info: merged(job.input.info.clone(), info_of(&heard.tags)),
+            info,
             seconds: heard.seconds,
             tiled: heard.tiled,
             model: Some(self.maker.model.clone()),
@@ -544,23 +551,6 @@ fn failed(stamp: FileStamp, content: Option<String>, error: &Error, started: Ins
     let retry = matches!(error, Error::Io { .. });
     let file = FileRecord { stamp, content, outcome: FileOutcome::Failed { reason, retry }, decoder: DECODER_VERSION };
     Message::Settled(vec![Change::File(file)], outcome, started)
-}
-
-/// The manifest's words where it has some, the tags' otherwise.
-fn merged(first: TrackInfo, then: TrackInfo) -> TrackInfo {
-    TrackInfo {
-        title: first.title.or(then.title),
-        artist: first.artist.or(then.artist),
-        album: first.album.or(then.album),
-        year: first.year.or(then.year),
-        genre: first.genre.or(then.genre),
-        isrc: first.isrc.or(then.isrc),
-        musicbrainz: first.musicbrainz.or(then.musicbrainz),
-        released: first.released.or(then.released),
-        language: first.language.or(then.language),
-        explicit: first.explicit.or(then.explicit),
-        regions: first.regions.or(then.regions),
-    }
 }
 
 fn info_of(tags: &Tags) -> TrackInfo {
@@ -671,6 +661,34 @@ mod tests {
         }
         let all = store.status().unwrap().models;
         assert_eq!(all.iter().map(|(_, windows, tracks)| (*windows, *tracks)).collect::<Vec<_>>(), [(2, 3)]);
+    }
+
+    #[test]
+    fn what_only_a_manifest_can_say_stays_when_a_track_is_heard_again_without_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = catalogue(dir.path());
+        let path = songs(dir.path(), 1).remove(0).unwrap().path;
+        let said = TrackInfo {
+            released: Some("2020-02-02".into()),
+            language: Some("en".into()),
+            explicit: Some(true),
+            regions: Some("DE AT".into()),
+            ..TrackInfo::default()
+        };
+        let id = TrackId::new("one").unwrap();
+        let first = Input { id: Some(id.clone()), info: said.clone(), ..Input::file(&path) };
+        run(&mut store, 1.0, vec![Ok(first)]).unwrap();
+        let again = |windows, info| {
+            let listening = Listening { segments: windows, ..Listening::default() };
+            (vec![Ok(Input { id: Some(id.clone()), info, ..Input::file(&path) })], listening)
+        };
+        let (inputs, listening) = again(2, TrackInfo::default());
+        assert_eq!(run_with(&mut store, 1.0, inputs, &listening).unwrap().0.replaced, 1);
+        assert_eq!(store.track(&id).unwrap().unwrap().info, said);
+        // A manifest that says something else is believed.
+        let (inputs, listening) = again(3, TrackInfo { explicit: Some(false), ..TrackInfo::default() });
+        assert_eq!(run_with(&mut store, 1.0, inputs, &listening).unwrap().0.replaced, 1);
+        assert_eq!(store.track(&id).unwrap().unwrap().info, TrackInfo { explicit: Some(false), ..said });
     }
 
     #[test]

@@ -46,7 +46,7 @@ pub struct RecommendConfig {
     /// The share of the places that new releases (`index.new_tracks`, `index.new_plays`) get at least, where there are
     /// any; 0.1 is one of ten.
     pub new_share: f32,
-    /// At most so many tracks of one artist; 0 is any number.
+    /// At most so many tracks of one artist, where the query says nothing of it; 0 is any number.
     pub per_artist: usize,
     /// Rank by the inner product with the factors instead: popularity then chooses (needs `index.inner_product`).
     pub inner_product: bool,
@@ -89,8 +89,8 @@ pub enum New {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Recommendation {
     pub track: TrackId,
-    /// Cosine with the listener or track that asked, -1 to 1 (or the inner product, where that is asked for). A list
-    /// for a listener is in an order that popularity has had a say in.
+    /// Cosine with the listener or track that asked, -1 to 1. A list for a listener is in an order that popularity has had
+    /// a say in. With [`RecommendConfig::inner_product`], for a listener, that cosine times the length of the track's factor.
     pub score: f32,
     /// It is a new release, and how it came here; only in lists for listeners and playlists.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -198,15 +198,16 @@ impl Recommender {
     }
 
     /// The `k` best tracks for whoever asks that the filter lets through, best first; never one that the asker has met,
-    /// nor the track itself.
+    /// nor the track itself. A [`Filter::per_artist`] of 0 is any number, also where the settings have a limit.
     ///
     /// # Errors
     /// `NotFound` for a track or listener that the catalogue does not have, or a playlist of which it has none.
     pub fn recommend(&self, query: &Query, k: usize, filter: &Filter) -> Result<Vec<Recommendation>> {
         let mut filter = filter.clone();
-        if self.config.per_artist > 0 {
+        if matches!(query, Query::User(_) | Query::Playlist(_)) {
             filter.per_artist.get_or_insert(self.config.per_artist);
         }
+        filter.per_artist = filter.per_artist.filter(|n| *n > 0);
         match query {
             Query::Track(id) => {
                 let track = self.track(id)?;
@@ -284,6 +285,8 @@ impl Recommender {
         let length = norm(&taste);
         let chosen = self.choose(&direction, k, &filter)?;
         self.tell_chosen(&chosen, &|track| {
+            // In the scale of the score.
+            let scale = if self.config.inner_product { track.norm } else { 1.0 } / length;
             let shares = self.fold_in.explain(vectors.view(), &confidence, &preference, &track.vector)?;
             let mut because: Vec<Because> = history
                 .iter()
@@ -291,7 +294,7 @@ impl Recommender {
                 .map(|((played, _), share)| Because {
                     track: played.id.clone(),
                     title: played.info.title.clone().or_else(|| file_name(played)),
-                    share: share / length,
+                    share: share * scale,
                 })
                 .filter(|b| b.share > 0.0)
                 .collect();
@@ -313,11 +316,13 @@ impl Recommender {
                 .iter()
                 .filter_map(|hit| standing(hit).map(|standing| Ranked { hit: *hit, rank: hit.score, standing }))
                 .collect();
-            // What has a place by quota stands last: its product cannot be compared.
-            let fresh: Vec<Ranked> = fresh
-                .iter()
-                .filter_map(|hit| standing(hit).map(|s| Ranked { hit: *hit, rank: f32::NEG_INFINITY, standing: s }))
-                .collect();
+            // What has a place by quota stands last: few have met it, so its length says little.
+            let last = |hit: &Hit| {
+                let standing = standing(hit)?;
+                let hit = Hit { score: hit.score * standing.norm, ..*hit };
+                Some(Ranked { hit, rank: f32::NEG_INFINITY, standing })
+            };
+            let fresh: Vec<Ranked> = fresh.iter().filter_map(last).collect();
             return Ok(with_quota(ranked, fresh, k, places, filter.per_artist));
         }
         let wanted = if self.config.popularity == 0.0 { k } else { k.saturating_mul(self.config.candidates) };
@@ -372,7 +377,8 @@ struct Ranked {
 
 impl Ranked {
     fn best_first(&self, other: &Ranked) -> std::cmp::Ordering {
-        other.rank.total_cmp(&self.rank).then(self.hit.key.cmp(&other.hit.key))
+        let by_score = || other.hit.score.total_cmp(&self.hit.score);
+        other.rank.total_cmp(&self.rank).then_with(by_score).then(self.hit.key.cmp(&other.hit.key))
     }
 }
 
@@ -460,7 +466,7 @@ mod tests {
     use super::*;
 
     fn ranked(key: u64, rank: f32, new: bool, artist: u64) -> Ranked {
-        Ranked { hit: Hit { key, score: rank }, rank, standing: Standing { popularity: 0.5, new, artist } }
+        Ranked { hit: Hit { key, score: rank }, rank, standing: Standing { popularity: 0.5, new, norm: 1.0, artist } }
     }
 
     fn told(chosen: Vec<(Hit, Option<New>)>) -> Vec<(u64, Option<New>)> {
@@ -485,6 +491,13 @@ mod tests {
         // Fewer than k in all: nobody has to go.
         let few = told(with_quota(old[..2].to_vec(), fresh[..1].to_vec(), 5, 1, None));
         assert_eq!(few, [(0, None), (1, None), (100, Some(New::Quota))]);
+    }
+
+    #[test]
+    fn what_stands_last_by_quota_is_in_order_of_its_score() {
+        let fresh = |key, score| Ranked { hit: Hit { key, score }, ..ranked(key, f32::NEG_INFINITY, true, 0) };
+        let chosen = told(with_quota(vec![ranked(1, 0.1, false, 0)], vec![fresh(8, 0.2), fresh(9, 0.3)], 3, 2, None));
+        assert_eq!(chosen, [(1, None), (9, Some(New::Quota)), (8, Some(New::Quota))]);
     }
 
     #[test]

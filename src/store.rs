@@ -154,6 +154,25 @@ pub struct TrackInfo {
     pub regions: Option<String>,
 }
 
+impl TrackInfo {
+    /// What this says, and where it says nothing, what `then` says.
+    pub fn or(self, then: TrackInfo) -> TrackInfo {
+        TrackInfo {
+            title: self.title.or(then.title),
+            artist: self.artist.or(then.artist),
+            album: self.album.or(then.album),
+            year: self.year.or(then.year),
+            genre: self.genre.or(then.genre),
+            isrc: self.isrc.or(then.isrc),
+            musicbrainz: self.musicbrainz.or(then.musicbrainz),
+            released: self.released.or(then.released),
+            language: self.language.or(then.language),
+            explicit: self.explicit.or(then.explicit),
+            regions: self.regions.or(then.regions),
+        }
+    }
+}
+
 /// One track of the catalogue.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Track {

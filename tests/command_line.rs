@@ -158,6 +158,7 @@ fn every_way_to_ask_has_an_answer_of_the_same_form() {
     assert_eq!(ids(&["--region", "jp", "--years", "2004..2006"]), songs(&[4, 5, 6]));
     assert_eq!(ids(&["--without-artist", "artist 0", "--without-artist", "Artist 1"]), songs(&[2, 5, 8, 11]));
     assert_eq!(ids(&["--per-artist", "2"]).len(), 6);
+    assert_eq!(ids(&["--per-artist", "0"]).len(), 11, "any number");
     assert!(ids(&["--years", "1900"]).is_empty());
     fs::write(
         dir.path().join("f.jsonl"),
@@ -169,6 +170,16 @@ fn every_way_to_ask_has_an_answer_of_the_same_form() {
     assert_eq!(filtered[1]["recommendations"].as_array().unwrap().len(), 3);
     let (code, _, stderr) = run(dir.path(), &["recommend", "--track", "song-3", "--years", "soon"]);
     assert!(code == 2 && stderr.contains("soon"), "{stderr}");
+    let (code, _, stderr) = run(dir.path(), &["recommend", "--track", "song-3", "--years", "2026..2015"]);
+    assert!(code == 2 && stderr.contains("2026..2015: no year is in it"), "{stderr}");
+    fs::write(
+        dir.path().join("odd.jsonl"),
+        "{\"track\":\"song-3\",\"years\":[2026,2015]}\n{\"track\":\"song-3\",\"per_artist\":0,\"k\":20}\n",
+    )
+    .unwrap();
+    let odd = json(dir.path(), 1, &["recommend", "--queries", "odd.jsonl", "--per-artist", "1", "--json"]);
+    assert!(odd[0]["error"].as_str().unwrap().contains("2026..2015: no year is in it"), "{odd:?}");
+    assert_eq!(odd[1]["recommendations"].as_array().unwrap().len(), 11, "any number");
 
     // Questions that have no answer do not end the service.
     fs::write(

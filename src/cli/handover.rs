@@ -38,7 +38,7 @@ pub struct Args {
     #[arg(long, value_name = "EVENTS")]
     events: PathBuf,
 
-    /// Titles and artists of tracks that are known from plays alone.
+    /// Titles, artists and the rest of a manifest; what it leaves empty stays as the catalogue has it.
     #[arg(long, value_name = "tracks.csv|jsonl")]
     tracks: Option<PathBuf>,
 }
@@ -157,8 +157,10 @@ pub fn hand_over_all(
     for mut track in tracks {
         bar.inc(1);
         let before = track.clone();
+        if let Some(words) = words.get(&track.id) {
+            track.info = words.clone().or(track.info);
+        }
         let number = data.tracks.number(&track.id);
-        track.plays = number.map_or(0, |n| data.plays[n as usize]);
         let evidence = number.map(|n| by_track.row(n as usize)).filter(|(who, ..)| !who.is_empty());
         let served: Option<(Vec<f32>, Source)> = match (&track.predicted, evidence) {
             (Some(predicted), Some((who, confidence, preference))) => {
@@ -174,19 +176,21 @@ pub fn hand_over_all(
             (Some(predicted), None) => Some((predicted.iter().map(|v| v * length).collect(), Source::Predicted)),
             (None, _) => rows.get(&track.id).map(|&row| (factors.track_factors.row(row).to_vec(), Source::Learned)),
         };
-        let Some((raw, source)) = served else { continue };
-        let norm = raw.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
-        if norm < 1e-9 {
-            // A track that was only ever skipped has no direction; what is served stays, and a new one is not added.
+        // A track that was only ever skipped has no direction; what is served stays, and a new one is not added.
+        let length_of = |raw: &[f32]| raw.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+        let served = served.map(|(raw, source)| (length_of(&raw), raw, source)).filter(|(norm, ..)| *norm >= 1e-9);
+        if let Some((norm, raw, source)) = served {
+            track.plays = number.map_or(0, |n| data.plays[n as usize]);
+            track.vector = raw.iter().map(|v| (f64::from(*v) / norm) as f32).collect();
+            track.norm = norm as f32;
+            track.source = source;
+            match source {
+                Source::Predicted => report.predicted += 1,
+                Source::HandedOver => report.handed_over += 1,
+                Source::Learned => report.learned += 1,
+            }
+        } else if before.vector.is_empty() {
             continue;
-        }
-        track.vector = raw.iter().map(|v| (f64::from(*v) / norm) as f32).collect();
-        track.norm = norm as f32;
-        track.source = source;
-        match source {
-            Source::Predicted => report.predicted += 1,
-            Source::HandedOver => report.handed_over += 1,
-            Source::Learned => report.learned += 1,
         }
         if track != before {
             changes.push(Change::Upsert(Box::new(track)));

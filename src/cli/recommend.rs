@@ -96,7 +96,7 @@ struct FilterArgs {
     /// are not by this artist; may be given again.
     #[arg(long, value_name = "ARTIST")]
     without_artist: Vec<String>,
-    /// are among the best N of their artist.
+    /// are among the best N of their artist; 0 for any number.
     #[arg(long, value_name = "N")]
     per_artist: Option<usize>,
 }
@@ -125,8 +125,12 @@ fn years(text: &str) -> std::result::Result<RangeInclusive<i32>, String> {
     if text.trim().is_empty() {
         return Err("a year, or FROM..TO".into());
     }
-    let years = year(from, i32::MIN)?..=year(to, i32::MAX)?;
-    if years.is_empty() { Err(format!("{text}: no year is in it")) } else { Ok(years) }
+    from_to(year(from, i32::MIN)?, year(to, i32::MAX)?).ok_or_else(|| format!("{text}: no year is in it"))
+}
+
+/// `None` where no year is in it.
+fn from_to(from: i32, to: i32) -> Option<RangeInclusive<i32>> {
+    (from <= to).then_some(from..=to)
 }
 
 /// One line of `--queries`.
@@ -149,16 +153,25 @@ struct Line {
 
 impl Line {
     /// The line's filter; what it does not say is as the command line has it.
-    fn filter(&self, otherwise: Filter) -> Filter {
-        Filter {
+    ///
+    /// # Errors
+    /// `Invalid` for years of which there are none.
+    fn filter(&self, otherwise: Filter) -> Result<Filter> {
+        let years = match self.years {
+            None => otherwise.years,
+            Some((from, to)) => Some(from_to(from, to).ok_or_else(|| {
+                Error::invalid("years", "the first and the last", format!("{from}..{to}: no year is in it"))
+            })?),
+        };
+        Ok(Filter {
             languages: self.languages.clone().unwrap_or(otherwise.languages),
-            years: self.years.map_or(otherwise.years, |(from, to)| Some(from..=to)),
+            years,
             clean: self.clean.unwrap_or(otherwise.clean),
             region: self.region.clone().or(otherwise.region),
             without_artists: self.without_artists.clone().unwrap_or(otherwise.without_artists),
             per_artist: self.per_artist.or(otherwise.per_artist),
             without: otherwise.without,
-        }
+        })
     }
 }
 
@@ -318,7 +331,7 @@ fn answer_lines(
         let mut ask = || {
             recommender.refresh()?;
             let line: Line = serde_json::from_slice(&line).map_err(|e| Error::invalid("query", "a JSON object", e))?;
-            let filter = line.filter(args.filter.filter());
+            let filter = line.filter(args.filter.filter())?;
             let (k, listeners) = (line.k.unwrap_or(args.k), line.listeners.unwrap_or(args.listeners));
             let query = match line {
                 Line { track: Some(id), user: None, file: None, playlist: None, .. } => Query::Track(id),

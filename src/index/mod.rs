@@ -102,6 +102,8 @@ pub struct Standing {
     pub popularity: f32,
     /// It is a new release (see [`IndexConfig::new_tracks`]).
     pub new: bool,
+    /// The length of its factor.
+    pub norm: f32,
     /// Equal for tracks of one artist; 0 where no artist is known.
     pub artist: u64,
 }
@@ -116,12 +118,17 @@ pub struct Index {
     /// The new releases again with their artists, so that they can be asked alone; of their keys, the oldest goes first.
     new: Vectors<u64>,
     new_keys: BTreeSet<u64>,
+    /// The oldest key that there was room for when they were full: what is older has had its time.
+    new_from: u64,
     /// Every vector in its length, where inner products are asked for.
     by_norm: Option<Vectors<u64>>,
-    /// The median of the norms, and for how many songs it was found.
+    /// The median of the norms, for how many songs it was found, and the changes since.
     median: (f32, usize),
+    median_changed: usize,
     /// How many lists are looked into, for how many songs they were learned, and the changes since.
     probes: Option<Probes>,
+    /// The recall for which the published lists were measured.
+    published: Option<f32>,
     learned_from: usize,
     changed: usize,
     learning: Option<Learning>,
@@ -179,9 +186,12 @@ impl Index {
             classes: Classes::default(),
             new: Vectors::new(dimensions),
             new_keys: BTreeSet::new(),
+            new_from: 0,
             by_norm: config.inner_product.then(|| Vectors::by_norm(dimensions)),
             median: (0.0, 0),
+            median_changed: 0,
             probes: None,
+            published: None,
             learned_from: 0,
             changed: 0,
             learning: None,
@@ -191,6 +201,7 @@ impl Index {
         };
         let mut known = (Keys::default(), 0);
         if let Some(lists) = lists {
+            index.published = Some(lists.probes.recall);
             index.probes = Some(lists.probes).filter(|probes| probes.recall >= config.recall);
             index.learned_from = lists.songs;
             index.songs = Vectors::in_cells(dimensions, lists.cells);
@@ -198,7 +209,7 @@ impl Index {
         }
         index.take_in(store, &known.0, known.1)?;
         if index.probes.is_none() {
-            // They were measured for a lower recall than is asked for now.
+            // They were measured for a lower recall than is asked for now; the next build publishes what that takes.
             index.ask_for_recall(config.recall)?;
         }
         Ok(index)
@@ -268,11 +279,14 @@ impl Index {
                 self.keep_if_new(key)?;
             }
         }
-        if changed > 0 && self.median.1.abs_diff(self.len()) * 10 >= self.median.1 {
+        // A replacement moves the median as an addition does.
+        self.median_changed += changed;
+        if changed > 0 && self.median_changed.saturating_mul(10) >= self.median.1 {
             let mut norms: Vec<f32> = self.songs.beside().map(|facts| facts.norm).collect();
             let middle = norms.len() / 2;
             if middle < norms.len() {
                 self.median = (*norms.select_nth_unstable_by(middle, f32::total_cmp).1, norms.len());
+                self.median_changed = 0;
             }
         }
         Ok(changed)
@@ -328,10 +342,10 @@ impl Index {
         }
     }
 
-    /// Puts the song among the new releases or takes it out; where they are too many, the oldest goes.
+    /// Puts the song among the new releases or takes it out; where they are too many, the oldest goes. Room that one of
+    /// them leaves is for the songs to come, not for those that once were too old.
     fn keep_if_new(&mut self, key: u64) -> Result<()> {
-        let room = self.new_keys.len() < self.config.new_tracks;
-        let in_time = room || self.new_keys.first().is_some_and(|oldest| key >= *oldest);
+        let in_time = key >= self.new_from;
         match self.songs.get(key).filter(|(_, facts)| in_time && facts.plays < self.config.new_plays) {
             Some((vector, facts)) => {
                 self.new.upsert(key, vector, facts.artist)?;
@@ -346,6 +360,11 @@ impl Index {
             && let Some(oldest) = self.new_keys.pop_first()
         {
             self.new.remove(oldest);
+        }
+        if self.new_keys.len() >= self.config.new_tracks
+            && let Some(oldest) = self.new_keys.first()
+        {
+            self.new_from = *oldest;
         }
         Ok(())
     }
@@ -365,6 +384,8 @@ impl Index {
     /// As [`Index::search`].
     pub fn search_similar(&self, query: &[f32], k: usize, filter: &Filter) -> Result<Vec<Hit>> {
         if let Some(grown) = &self.graph
+            && self.is_large()
+            && !self.graph_is_due()
             && let Some(hits) = self.find_in_graph(grown, query, k, filter)?
         {
             return Ok(hits);
@@ -425,7 +446,7 @@ impl Index {
         let (_, facts) = self.songs.get(key)?;
         let new = self.new.contains(key);
         let popularity = if new || self.median.0 <= 0.0 { 0.5 } else { facts.norm / (facts.norm + self.median.0) };
-        Some(Standing { popularity, new, artist: facts.artist })
+        Some(Standing { popularity, new, norm: facts.norm, artist: facts.artist })
     }
 
     /// The number of new releases.
@@ -444,7 +465,7 @@ impl Index {
             self.songs.gather(self.classes.keys(&ready), query, &keep, &group, &mut best);
             return Ok(best.into_sorted());
         }
-        if let Some(probes) = probes {
+        if let Some(probes) = probes.filter(|_| self.is_large()) {
             let probes = self.probes_for(probes, k, &ready);
             if probes < self.songs.lists() {
                 let mut best = best();
@@ -469,7 +490,7 @@ impl Index {
         ((probes as f64 * wanted.sqrt() + named) * let_through).ceil() as usize
     }
 
-    /// `None` where the graph cannot answer: too strict a filter, or one that it knows nothing of.
+    /// `None` where the graph finds fewer than `k`: too strict a filter, too many that changed, or no more songs.
     fn find_in_graph(&self, grown: &Grown, query: &[f32], k: usize, filter: &Filter) -> Result<Option<Vec<Hit>>> {
         vectors::check(self.dimensions, query)?;
         let ready = self.classes.ready(filter);
@@ -482,7 +503,7 @@ impl Index {
         for hit in near.into_iter().filter(|hit| !stale.contains(&hit.key) && keep(hit.key)) {
             best.push(hit, facts(hit.key).map_or(0, |facts| facts.artist));
         }
-        if best.len() < k.min(graph.songs.saturating_sub(stale.len())) {
+        if best.len() < k {
             return Ok(None);
         }
         fresh.scan(query, &|key, _| keep(key), &|artist| *artist, &mut best);
@@ -491,7 +512,21 @@ impl Index {
 
     /// Whether [`Index::build`] is due: enough songs, and no lists or graph, or ones that are too old.
     pub fn is_due(&self) -> bool {
-        self.len() >= self.config.lists_above.max(1) && (self.lists_are_due() || self.graph_is_due())
+        self.len() >= self.config.lists_above.max(1)
+            && (self.lists_are_due() || self.probes_are_due() || self.graph_is_due())
+    }
+
+    /// Whether there are so many songs that a search may leave some out.
+    fn is_large(&self) -> bool {
+        self.len() >= self.config.lists_above
+    }
+
+    /// The lists were measured, or published, for another recall than the one that is asked for.
+    fn probes_are_due(&self) -> bool {
+        let asked = Some(self.config.recall);
+        self.learning.is_none()
+            && self.has_lists()
+            && (self.published != asked || self.probes.map(|probes| probes.recall) != asked)
     }
 
     fn lists_are_due(&self) -> bool {
@@ -509,19 +544,27 @@ impl Index {
                 .is_none_or(|g| 10.0 * g.stale.len() as f32 > self.config.rebuild_share * g.graph.songs as f32)
     }
 
-    /// Learns the cells (and builds the graph, where it is asked for) of all songs, where it is due, and publishes them
+    /// Learns the cells (and builds the graph, where it is asked for) of all songs, where it is due, measures the lists
+    /// again where they were measured for another recall than is asked for, and publishes them
     /// beside the catalogue, for this process and the ones that open later. `done` hears of songs as they go in.
     ///
     /// # Errors
     /// `Io` where it cannot be written.
     pub fn build(&mut self, store: &Store, done: &(dyn Fn(usize) + Sync)) -> Result<()> {
-        if self.lists_are_due() && !self.is_empty() {
-            let cells = lists::learn(self.dimensions, self.len(), self.songs.iter().map(|(_, row)| row));
-            self.songs.divide(cells);
-            self.probes = Some(lists::calibrate(&self.songs, self.config.recall)?);
-            (self.learned_from, self.changed) = (self.len(), 0);
+        let learn = self.lists_are_due();
+        if (learn || self.probes_are_due()) && !self.is_empty() {
+            let recall = self.config.recall;
+            if learn {
+                let cells = lists::learn(self.dimensions, self.len(), self.songs.iter().map(|(_, row)| row));
+                self.songs.divide(cells);
+                (self.learned_from, self.changed) = (self.len(), 0);
+            }
+            if learn || self.probes.is_none_or(|probes| probes.recall != recall) {
+                self.probes = Some(lists::calibrate(&self.songs, recall)?);
+            }
             if let (Some(cells), Some(probes)) = (self.songs.cells(), self.probes) {
                 lists::publish(store.folder(), &self.identity, self.seq, &self.songs, cells, probes)?;
+                self.published = Some(recall);
             }
         }
         if self.graph_is_due() {
@@ -564,6 +607,11 @@ impl Index {
                 None => drop(songs.remove(*key)),
             }
         }
+        // Another recall may have been asked for while they were learned.
+        let probes = match probes.recall == self.config.recall || songs.is_empty() {
+            true => probes,
+            false => lists::calibrate(&songs, self.config.recall)?,
+        };
         (self.songs, self.probes, self.changed) = (songs, Some(probes), changed.len());
         Ok(())
     }
@@ -967,6 +1015,89 @@ mod tests {
             assert!(!known.new && known.popularity > 0.5, "{known:?}");
             assert!(index.standing(96).is_none());
         }
+    }
+
+    #[test]
+    fn a_replacement_of_an_old_song_is_no_new_release_and_moves_the_median() {
+        let mut rng = ChaCha8Rng::seed_from_u64(10);
+        let (_dir, mut store) = catalogue(100, &mut rng);
+        let config = IndexConfig { new_tracks: 30, new_plays: 5, ..IndexConfig::default() };
+        let mut index = Index::open(&store, &config).unwrap();
+        let mut replaced = |name: usize, plays: u32, norm: f32| {
+            let Change::Upsert(mut track) = song(name, unit(&mut rng)) else { unreachable!() };
+            (track.plays, track.norm) = (plays, norm);
+            Change::Upsert(track)
+        };
+        // One leaves the new releases; an old one, and then the one that left, come again.
+        for (change, new) in [(replaced(80, 9, 1.0), 29), (replaced(10, 0, 1.0), 29), (replaced(80, 0, 1.0), 30)] {
+            store.commit(&[change]).unwrap();
+            index.refresh(&store).unwrap();
+            assert_eq!(index.new_releases(), new);
+        }
+        assert!(!index.standing(11).unwrap().new && index.standing(81).unwrap().new);
+
+        // As many songs as before, of which most are longer now: the median is one of theirs.
+        let longer: Vec<Change> = (0..60).map(|name| replaced(name, 9, 4.0)).collect();
+        store.commit(&longer).unwrap();
+        index.refresh(&store).unwrap();
+        assert_eq!(index.standing(1).unwrap().popularity, 0.5);
+        assert_eq!(index.standing(66).unwrap().popularity, 0.2);
+    }
+
+    #[test]
+    fn a_graph_that_most_songs_came_after_leaves_the_answer_to_the_scan() {
+        let mut rng = ChaCha8Rng::seed_from_u64(11);
+        let (_dir, mut store) = catalogue(300, &mut rng);
+        let config = IndexConfig { lists_above: 100, graph: true, ..IndexConfig::default() };
+        let mut index = Index::open(&store, &config).unwrap();
+        index.build(&store, &|_| ()).unwrap();
+        store.commit(&(300..700).map(|i| song(i, unit(&mut rng))).collect::<Vec<_>>()).unwrap();
+        index.refresh(&store).unwrap();
+        let year = Filter { years: Some(1980..=1980), ..Filter::default() };
+        for _ in 0..20 {
+            let query = unit(&mut rng);
+            let exact = index.search_exact(&query, 10, &year).unwrap();
+            assert_eq!(exact.len(), 10);
+            assert_eq!(index.search_similar(&query, 10, &year).unwrap(), exact);
+        }
+    }
+
+    #[test]
+    fn below_the_number_for_lists_and_at_a_recall_of_1_nothing_is_missed() {
+        let mut rng = ChaCha8Rng::seed_from_u64(12);
+        let (_dir, mut store) = catalogue(2000, &mut rng);
+        let low = IndexConfig { lists_above: 1500, recall: 0.3, ..IndexConfig::default() };
+        let mut index = Index::open(&store, &low).unwrap();
+        index.build(&store, &|_| ()).unwrap();
+        let queries: Vec<Vec<f32>> = (0..100).map(|_| unit(&mut rng)).collect();
+        let missed = |index: &Index| {
+            let all = Filter::default();
+            let exact = |query| index.search_exact(query, 10, &all).unwrap();
+            let of_listeners = queries.iter().filter(|q| index.search(q, 10, &all).unwrap() != exact(q)).count();
+            of_listeners + queries.iter().filter(|q| index.search_similar(q, 10, &all).unwrap() != exact(q)).count()
+        };
+        assert!(missed(&index) > 0, "a recall of .3 misses something");
+
+        let mut all = Index::open(&store, &IndexConfig { recall: 1.0, ..low.clone() }).unwrap();
+        assert_eq!(missed(&all), 0);
+        let lists = all.songs.lists();
+        assert_eq!(all.probes, Some(Probes { listeners: lists, songs: lists, recall: 1.0 }));
+        // What the new recall takes is published once, and is due again when another one is asked for.
+        assert!(all.is_due());
+        all.build(&store, &|_| ()).unwrap();
+        assert!(!all.is_due());
+        let reopened = Index::open(&store, &IndexConfig { recall: 1.0, ..low.clone() }).unwrap();
+        assert!(!reopened.is_due() && reopened.probes == all.probes);
+        let mut lowered = Index::open(&store, &low).unwrap();
+        assert!(lowered.is_due() && lowered.probes == all.probes);
+        lowered.build(&store, &|_| ()).unwrap();
+        assert!(!lowered.is_due() && lowered.probes == index.probes);
+
+        let gone = (0..600).map(|i| Change::Remove(TrackId::new(format!("song {i}")).unwrap()));
+        store.commit(&gone.collect::<Vec<_>>()).unwrap();
+        index.refresh(&store).unwrap();
+        assert!(index.has_lists() && index.len() < low.lists_above);
+        assert_eq!(missed(&index), 0);
     }
 
     #[test]

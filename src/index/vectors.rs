@@ -71,7 +71,8 @@ impl<T> Vectors<T> {
         let lists = match &partition {
             Partition::One => 1,
             Partition::Cells(cells) => cells.len(),
-            Partition::Norms => 1 << (31 - NORM_BITS),
+            // Up to the list of the largest number.
+            Partition::Norms => (f32::MAX.to_bits() >> NORM_BITS) as usize + 1,
         };
         Vectors {
             dimensions,
@@ -255,7 +256,7 @@ impl<T> Vectors<T> {
             Partition::Norms => {
                 let length = norm(query);
                 for list in (0..self.lists.len()).rev() {
-                    // The first norm that belongs into the next list; past the last one is beyond every number.
+                    // The first norm that belongs into the next list; of the last list, infinity.
                     let longest = f32::from_bits((list as u32 + 1) << NORM_BITS);
                     if longest * length * 1.000_01 < best.threshold() {
                         break;
