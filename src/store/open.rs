@@ -1,0 +1,120 @@
+//! Opening a catalogue: by its one writer, or beside him.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags};
+
+use super::schema::SCHEMA_VERSION;
+use super::{Store, catalogue};
+use crate::error::{Error, Result};
+
+pub(super) const DATABASE: &str = "catalogue.sqlite";
+const LOCK: &str = "writer.lock";
+
+impl Store {
+    /// Opens the catalogue in `folder` for writing, made if it is not there.
+    ///
+    /// # Errors
+    /// `Invalid` where another process writes to it (naming that process), `Io`, `Format`, `Catalogue`.
+    pub fn open(folder: &Path) -> Result<Store> {
+        fs::create_dir_all(folder).map_err(Error::io(folder))?;
+        let lock = lock(folder)?;
+        let path = folder.join(DATABASE);
+        let db = Connection::open(&path).map_err(catalogue(&path))?;
+        let mut store = Store { folder: folder.to_path_buf(), path, db, _lock: Some(lock) };
+        store.configure()?;
+        store.migrate()?;
+        Ok(store)
+    }
+
+    /// Opens the catalogue in `folder` for reading, beside whoever writes.
+    ///
+    /// # Errors
+    /// `NotFound` where there is no catalogue.
+    pub fn read(folder: &Path) -> Result<Store> {
+        let path = folder.join(DATABASE);
+        if !path.is_file() {
+            return Err(Error::NotFound { what: "catalogue", name: folder.display().to_string() });
+        }
+        // A reader takes part in the write-ahead log's shared memory, so it opens read-write, and never writes
+        // (`query_only`). On a medium that nobody can write it opens the database as it stands.
+        let flags = OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+        let probe = |db: Connection| db.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())).map(|()| db);
+        let writable = OpenOptions::new().write(true).open(&path).map(drop);
+        let db = match writable {
+            Ok(()) => Connection::open_with_flags(&path, flags | OpenFlags::SQLITE_OPEN_READ_WRITE).and_then(probe),
+            Err(e) if e.kind() == std::io::ErrorKind::ReadOnlyFilesystem => {
+                let uri = format!("file:{}?immutable=1", uri_escape(&path));
+                Connection::open_with_flags(uri, flags | OpenFlags::SQLITE_OPEN_READ_ONLY).and_then(probe)
+            }
+            // Without the shared memory a reader would not see what is being written.
+            Err(e) => return Err(Error::io(&path)(e)),
+        };
+        let store =
+            Store { folder: folder.to_path_buf(), db: db.map_err(catalogue(&path))?, path: path.clone(), _lock: None };
+        store.configure()?;
+        store.db.pragma_update(None, "query_only", true).map_err(catalogue(&path))?;
+        match store.version()? {
+            SCHEMA_VERSION => Ok(store),
+            found @ 2 => Err(Error::format(
+                &path,
+                format!("catalogue version {SCHEMA_VERSION} (`debut ingest` or `debut remove` brings it there)"),
+                found,
+            )),
+            found => Err(Error::format(&path, format!("catalogue version {SCHEMA_VERSION}"), found)),
+        }
+    }
+
+    fn configure(&self) -> Result<()> {
+        let set = || -> rusqlite::Result<()> {
+            self.db.busy_timeout(Duration::from_secs(10))?;
+            if self._lock.is_some() {
+                self.db.pragma_update(None, "journal_mode", "WAL")?;
+                self.db.pragma_update(None, "synchronous", "FULL")?;
+                self.db.pragma_update(None, "foreign_keys", true)?;
+            }
+            self.db.set_prepared_statement_cache_capacity(64);
+            Ok(())
+        };
+        set().map_err(|source| match source.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::NotADatabase) => Error::format(&self.path, "a debut catalogue", "another file"),
+            _ => Error::Catalogue { path: self.path.clone(), source },
+        })
+    }
+}
+
+fn uri_escape(path: &Path) -> String {
+    path.to_string_lossy().replace('%', "%25").replace('?', "%3f").replace('#', "%23")
+}
+
+/// Takes the writer's lock, or says who has it.
+fn lock(folder: &Path) -> Result<File> {
+    let path = folder.join(LOCK);
+    let mut file =
+        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(Error::io(&path))?;
+    match file.try_lock() {
+        Ok(()) => {
+            let write = |file: &mut File| {
+                file.set_len(0)?;
+                file.seek(SeekFrom::Start(0))?;
+                write!(file, "process {}", std::process::id())
+            };
+            write(&mut file).map_err(Error::io(&path))?;
+            Ok(file)
+        }
+        Err(TryLockError::WouldBlock) => {
+            let mut holder = String::new();
+            // What stands in the file is a courtesy; without it the refusal still holds.
+            let _ = file.take(64).read_to_string(&mut holder);
+            Err(Error::invalid(
+                format!("second writer for {}", folder.display()),
+                "one writer at a time",
+                if holder.is_empty() { "another process".into() } else { holder },
+            ))
+        }
+        Err(TryLockError::Error(e)) => Err(Error::io(&path)(e)),
+    }
+}
