@@ -260,16 +260,16 @@ impl Index {
     fn take_in(&mut self, store: &Store, known: &Keys, known_seq: i64) -> Result<usize> {
         let (mut changed, mut result) = (0, Ok(()));
         let first = self.seq == 0;
-        store.changes_since(self.seq, &mut |change| {
+        let seq = store.changes_since(self.seq, &mut |change| {
             if result.is_ok() {
                 let list = known.get(change.key).filter(|_| change.seq <= known_seq);
                 self.changed += usize::from(change.seq > known_seq);
                 result = self.take(&change, list, first);
-                self.seq = change.seq;
                 changed += 1;
             }
         })?;
         result?;
+        self.seq = seq;
         if first {
             // Once all keys are known, and not while each of them was the newest.
             let few = |(key, facts): &(u64, &Facts)| (facts.plays < self.config.new_plays).then_some(*key);

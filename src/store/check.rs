@@ -1,56 +1,206 @@
 //! Looking at everything that can be verified.
 
-use super::Store;
+use std::fmt;
+
+use rusqlite::{Connection, Row};
+use serde::Serialize;
+
+use super::generations::{Generation, Head};
+use super::read::{complete, from_bytes, history, track_row, track_sql};
+use super::sums::verified;
 use super::write::check_unit;
+use super::{Store, Track};
 use crate::error::Result;
 
+/// What is wrong, and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    pub problem: String,
+    pub remedy: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}\n  what to do: {}", self.problem, self.remedy)
+    }
+}
+
+/// At most so many problems of a kind are told: a disk that loses pages loses thousands of rows.
+const TOLD: usize = 20;
+
+const RESTORE: &str = "copy a backup (`debut backup`) into a new folder and ingest what came since; without one, begin a \
+    new catalogue with `debut --catalogue NEW ingest`";
+const AGAIN: &str = "take the track out (`debut remove`) and ingest its file again; if there are many, the disk is failing: \
+    restore a backup";
+
 impl Store {
-    /// Looks at everything that can be verified, and says what is wrong, one line each; empty when all is well.
-    pub fn check(&self) -> Result<Vec<String>> {
-        let mut wrong: Vec<String> = self.ask(|db| {
-            db.prepare("PRAGMA integrity_check")?.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()
-        })?;
-        wrong.retain(|line| line != "ok");
-        let space = self.space()?;
-        let last = self.seq()?;
-        self.for_each_track(&mut |key, track| {
-            let Some(space) = &space else {
-                wrong.push(format!("track {}: there is no space for its vector", track.id));
-                return Ok(());
-            };
-            for vector in track.predicted.iter().chain([&track.vector]) {
-                if let Err(e) = check_unit(&track.id, vector, space.dimensions) {
-                    wrong.push(e.to_string());
+    /// Looks at everything that can be verified: the database's pages, every row's checksum and whether all rows are
+    /// there, every vector's length and dimensions, every reference. Empty when all is well.
+    pub fn check(&self) -> Result<Vec<Problem>> {
+        let mut found = Found::default();
+        self.snapshot(|db| {
+            let pages = db.prepare("PRAGMA integrity_check")?.query_map([], |row| row.get(0))?.collect();
+            match pages {
+                Ok(lines) => {
+                    let lines: Vec<String> = lines;
+                    let lines = lines.into_iter().filter(|line| line != "ok");
+                    lines.for_each(|line| found.add("pages", &format!("the database: {line}"), RESTORE));
                 }
+                Err(e) => found.add("pages", &format!("the database: {e}"), RESTORE),
             }
-            let (seq, of): (i64, String) = self.ask(|db| {
-                db.prepare_cached("SELECT seq, space FROM tracks WHERE key = ?1")?
-                    .query_row([key as i64], |row| Ok((row.get(0)?, row.get(1)?)))
-            })?;
-            if seq > last {
-                wrong.push(format!("track {}: seq {seq} is after the last, {last}", track.id));
+            let Some(head) = found.of("head", RESTORE, Head::load(db)) else { return Ok(()) };
+            let Some(generations) = found.of("generations", RESTORE, Generation::all(db)) else { return Ok(()) };
+            found.rows(db, "tracks", "SELECT * FROM tracks", 18, Some((head.tracks, head.total)));
+            found.rows(db, "removed", "SELECT * FROM removed", 3, None);
+            found.rows(db, "files", "SELECT * FROM files", 9, None);
+            for generation in &generations {
+                let n = generation.number;
+                let vectors = Some((generation.vectors, generation.total));
+                found.rows(db, &format!("vectors_{n}"), &format!("SELECT * FROM vectors_{n}"), 9, vectors);
+                let listeners = Some((generation.listeners, generation.listened));
+                let sql = format!("SELECT key, id, vector, sum, history FROM listeners_{n}");
+                found.rows(db, &format!("listeners_{n}"), &sql, 3, listeners);
+                let histories = found.histories(db, generation);
+                found.of(&format!("history_{n}"), "run `debut handover` again", histories);
             }
-            if of != space.id.as_str() {
-                wrong.push(format!("track {}: its space is {of}, the catalogue's is {}", track.id, space.id));
+            if let Some(served) = generations.iter().find(|g| head.served == Some(g.number)) {
+                let vectors = found.vectors(db, served, &head);
+                found.of("vectors", RESTORE, vectors);
+            } else if head.served.is_some() {
+                found.add("generations", "the generation that is served is not there", RESTORE);
+            }
+            let orphans: rusqlite::Result<Vec<(String, i64)>> = db
+                .prepare(
+                    "SELECT track, count(*) FROM files
+                     WHERE track IS NOT NULL AND track NOT IN (SELECT id FROM tracks) GROUP BY track",
+                )?
+                .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .collect();
+            for (id, n) in found.of("files", RESTORE, orphans).unwrap_or_default() {
+                let what = format!("{n} file(s) name track {id}, which is not there");
+                found.add("orphans", &what, "ingest the files again");
             }
             Ok(())
         })?;
-        if let Some(space) = &space {
-            self.for_each_listener(&mut |id, vector| {
-                if vector.len() != space.dimensions || !vector.iter().all(|v| v.is_finite()) {
-                    wrong.push(format!("listener {id}: expected {} finite numbers", space.dimensions));
-                }
-            })?;
-        }
-        let orphans: Vec<(String, i64)> = self.ask(|db| {
-            db.prepare(
-                "SELECT track, count(*) FROM files
-                 WHERE track IS NOT NULL AND track NOT IN (SELECT id FROM tracks) GROUP BY track",
-            )?
-            .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
-            .collect()
-        })?;
-        wrong.extend(orphans.into_iter().map(|(id, n)| format!("{n} file(s) name track {id}, which is not there")));
-        Ok(wrong)
+        Ok(found.into_problems())
     }
+}
+
+#[derive(Default)]
+struct Found {
+    problems: Vec<Problem>,
+    kinds: Vec<(String, usize)>,
+}
+
+impl Found {
+    fn add(&mut self, kind: &str, problem: &str, remedy: &str) {
+        let at = self.kinds.iter().position(|(k, _)| k == kind).unwrap_or_else(|| {
+            self.kinds.push((kind.to_string(), 0));
+            self.kinds.len() - 1
+        });
+        self.kinds[at].1 += 1;
+        if self.kinds[at].1 <= TOLD {
+            self.problems.push(Problem { problem: problem.to_string(), remedy: remedy.to_string() });
+        }
+    }
+
+    fn of<T>(&mut self, kind: &str, remedy: &str, result: rusqlite::Result<T>) -> Option<T> {
+        match result {
+            Ok(value) => Some(value),
+            Err(e) => {
+                let text = match &e {
+                    rusqlite::Error::FromSqlConversionFailure(_, _, e) => e.to_string(),
+                    e => e.to_string(),
+                };
+                self.add(kind, &format!("{kind}: {text}"), remedy);
+                None
+            }
+        }
+    }
+
+    /// The checksum of every row, and that there are as many as were written.
+    fn rows(&mut self, db: &Connection, kind: &str, sql: &str, columns: usize, written: Option<(i64, i64)>) {
+        let mut work = || -> rusqlite::Result<()> {
+            let mut statement = db.prepare(sql)?;
+            let mut rows = statement.query([])?;
+            let (mut count, mut total) = (0, 0i64);
+            while let Some(row) = rows.next()? {
+                count += 1;
+                match verified(row, 0, columns, "row") {
+                    Ok(sum) => total = total.wrapping_add(sum),
+                    Err(_) => self.add(kind, &format!("{kind}: row {} has another checksum", name(row)), AGAIN),
+                }
+            }
+            written.map_or(Ok(()), |written| complete(kind, (count, total), written))
+        };
+        let done = work();
+        self.of(kind, RESTORE, done);
+    }
+
+    fn histories(&mut self, db: &Connection, generation: &Generation) -> rusqlite::Result<()> {
+        let n = generation.number;
+        let mut statement = db.prepare(&format!("SELECT key, vector, history, id FROM listeners_{n}"))?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let vector = from_bytes(row.get_ref(1)?.as_blob()?);
+            let (id, d) = (row.get_ref(3)?.as_str().unwrap_or("?").to_string(), generation.space.dimensions);
+            if vector.len() != d || !vector.iter().all(|v| v.is_finite()) {
+                self.add(
+                    "listeners",
+                    &format!("listener {id}: expected {d} finite numbers"),
+                    "run `debut handover` again",
+                );
+            }
+            let met = history(db, n, row.get(0)?, row.get(2)?);
+            self.of(&format!("history of listener {id}"), "run `debut handover` again", met);
+        }
+        Ok(())
+    }
+
+    /// What is served is of unit length, and belongs to a track.
+    fn vectors(&mut self, db: &Connection, served: &Generation, head: &Head) -> rusqlite::Result<()> {
+        let mut statement = db.prepare(&format!("{} ORDER BY t.key", track_sql(served.number)))?;
+        let mut rows = statement.query([])?;
+        let mut count = 0;
+        while let Some(row) = rows.next()? {
+            count += 1;
+            let seq: i64 = row.get(17)?;
+            if seq > head.last_seq {
+                self.add("seq", &format!("track {}: seq {seq} of {} at most", name(row), head.last_seq), RESTORE);
+            }
+            // A row that cannot be read was told of above.
+            let Ok(track) = track_row(row) else { continue };
+            let Track { id, predicted, vector, .. } = track;
+            for vector in predicted.iter().chain([&vector]) {
+                if let Err(e) = check_unit(&id, vector, served.space.dimensions) {
+                    self.add("units", &e.to_string(), AGAIN);
+                }
+            }
+        }
+        if count != served.vectors {
+            let problem = format!("{count} of {} vectors belong to a track", served.vectors);
+            self.add("orphans", &problem, RESTORE);
+        }
+        Ok(())
+    }
+
+    fn into_problems(mut self) -> Vec<Problem> {
+        for (kind, n) in self.kinds.iter().filter(|(_, n)| *n > TOLD) {
+            let problem = format!("{kind}: {} more of the same", n - TOLD);
+            self.problems.push(Problem { problem, remedy: RESTORE.to_string() });
+        }
+        self.problems
+    }
+}
+
+/// What a person may call the row by: the values of its first two columns.
+fn name(row: &Row) -> String {
+    let column = |i| {
+        row.get_ref(i).ok().map(|value| match value {
+            rusqlite::types::ValueRef::Integer(i) => i.to_string(),
+            rusqlite::types::ValueRef::Text(text) => String::from_utf8_lossy(text).into_owned(),
+            _ => "?".to_string(),
+        })
+    };
+    [column(0), column(1)].into_iter().flatten().collect::<Vec<_>>().join(" ")
 }

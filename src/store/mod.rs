@@ -6,23 +6,30 @@
 //! came after the number it knows.
 //!
 //! ```text
-//! spaces     the factor space that all vectors below live in, and what a fold-in needs to know of it
-//! tracks     a track: where it lies, its tags, its predicted vector, and the vector that is served
-//! removed    tombstones: which key went at which seq
-//! files      every path that was ever ingested: its size and time, and the track it gave or why it failed
-//! listeners  a listener and his vector          history   the tracks he met, with confidence and preference
+//! catalogue    one row: its name, the last seq and key, which generation is served, how many tracks there are
+//! tracks       a track: where it lies, and its words            removed   tombstones: which key went at which seq
+//! files        every path that was ever ingested: its size and time, and the track it gave or why it failed
+//! generations  a factor space, and what a fold-in needs to know of it; its tables:
+//!   vectors_N    what a track has in that space: its predicted vector, and the vector that is served
+//!   listeners_N  a listener and his vector                      history_N the tracks he met, with confidence and preference
 //! ```
+//!
+//! Every row has a checksum, which is verified when it is read (see `sums.rs`).
 
 mod check;
+mod generations;
+mod old;
 mod open;
 mod read;
 mod schema;
+mod sums;
 mod types;
 mod write;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+pub use check::Problem;
 use rusqlite::{Connection, Transaction};
 pub use schema::SCHEMA_VERSION;
 pub(crate) use types::lossy;
@@ -38,8 +45,12 @@ pub struct Store {
     folder: PathBuf,
     path: PathBuf,
     db: Connection,
+    /// The generation that this handle reads and writes: the one that was served when it was opened, or one being built.
+    working: Option<i64>,
     /// Held by the writer as long as it lives; the operating system releases it when the process dies.
-    _lock: Option<File>,
+    writer: Option<File>,
+    /// The same of who builds a generation.
+    builder: Option<File>,
 }
 
 impl Store {
@@ -59,6 +70,17 @@ impl Store {
         run().map_err(catalogue(&path))
     }
 
+    /// Several questions to the catalogue as it is at one moment.
+    fn snapshot<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
+        self.ask(|db| {
+            // Within a transaction of this handle it is that one's moment.
+            let transaction = db.is_autocommit().then(|| db.unchecked_transaction()).transpose()?;
+            let done = work(db)?;
+            transaction.map_or(Ok(()), Transaction::commit)?;
+            Ok(done)
+        })
+    }
+
     fn ask<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
         work(&self.db).map_err(catalogue(&self.path))
     }
@@ -66,7 +88,19 @@ impl Store {
 
 fn catalogue(path: &Path) -> impl FnOnce(rusqlite::Error) -> Error {
     let path = path.to_path_buf();
-    move |source| Error::Catalogue { path, source }
+    move |source| {
+        let found = match &source {
+            rusqlite::Error::FromSqlConversionFailure(_, _, e) => e.downcast_ref::<sums::Damage>().map(|e| e.0.clone()),
+            _ => match source.sqlite_error_code() {
+                Some(rusqlite::ErrorCode::DatabaseCorrupt) => Some(source.to_string()),
+                _ => None,
+            },
+        };
+        match found {
+            Some(found) => Error::format(path, "what was written (`debut check` says what is damaged)", found),
+            None => Error::Catalogue { path, source },
+        }
+    }
 }
 
 #[cfg(test)]
@@ -135,40 +169,255 @@ mod tests {
         assert!(reader.track(&id("b")).unwrap().is_none());
     }
 
+    /// The tables of version 3, with two tracks, a removed one, a failed file and a listener.
+    const VERSION_3: &str = "
+CREATE TABLE spaces (
+    id          TEXT PRIMARY KEY,
+    dimensions  INTEGER NOT NULL,
+    description TEXT NOT NULL
+);
+CREATE TABLE tracks (
+    key         INTEGER PRIMARY KEY AUTOINCREMENT,
+    id          TEXT NOT NULL UNIQUE,
+    path        ANY,
+    content     TEXT,
+    title       TEXT,
+    artist      TEXT,
+    album       TEXT,
+    year        INTEGER,
+    genre       TEXT,
+    isrc        TEXT,
+    musicbrainz TEXT,
+    released    TEXT,
+    seconds     REAL,
+    tiled       INTEGER NOT NULL,
+    space       TEXT NOT NULL REFERENCES spaces (id),
+    model       TEXT,
+    windows     INTEGER,
+    predicted   BLOB,
+    vector      BLOB NOT NULL,
+    norm        REAL NOT NULL,
+    source      TEXT NOT NULL,
+    plays       INTEGER NOT NULL,
+    seq         INTEGER NOT NULL UNIQUE,
+    language    TEXT,
+    explicit    INTEGER,
+    regions     TEXT
+) STRICT;
+CREATE TABLE removed (
+    key INTEGER PRIMARY KEY,
+    id  TEXT NOT NULL,
+    seq INTEGER NOT NULL UNIQUE
+) STRICT;
+CREATE TABLE sequence (last INTEGER NOT NULL, listeners INTEGER NOT NULL, catalogue TEXT NOT NULL) STRICT;
+INSERT INTO sequence VALUES (0, 0, lower(hex(randomblob(8))));
+CREATE TABLE files (
+    path     ANY PRIMARY KEY,
+    size     INTEGER NOT NULL,
+    modified INTEGER NOT NULL,
+    content  TEXT,
+    track    TEXT,
+    reason   TEXT,
+    retry    INTEGER NOT NULL,
+    decoder  INTEGER NOT NULL,
+    at       INTEGER NOT NULL
+) STRICT;
+CREATE INDEX files_track ON files (track);
+CREATE INDEX tracks_content ON tracks (content);
+CREATE TABLE listeners (
+    key    INTEGER PRIMARY KEY,
+    id     TEXT NOT NULL UNIQUE,
+    vector BLOB NOT NULL
+) STRICT;
+CREATE TABLE history (
+    listener   INTEGER NOT NULL REFERENCES listeners (key),
+    track      TEXT NOT NULL,
+    confidence REAL NOT NULL,
+    preference REAL NOT NULL,
+    PRIMARY KEY (listener, track)
+) STRICT, WITHOUT ROWID;
+INSERT INTO spaces VALUES ('space-a', 2, '{}');
+INSERT INTO tracks VALUES (3, 'a', '/music/a.mp3', 'a', 'A', NULL, NULL, 2014, NULL, NULL, NULL, NULL, 180.5, 0, 'space-a',
+    'm@1', 3, x'0000803f00000000', x'0000803f00000000', 0.5, 'predicted', 0, 4, 'en', 1, 'GB IE');
+INSERT INTO tracks VALUES (5, 'b', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 0, 'space-a',
+    NULL, NULL, NULL, x'000000000000803f', 0.25, 'learned', 7, 6, NULL, NULL, NULL);
+INSERT INTO removed VALUES (9, 'gone', 5);
+UPDATE sequence SET last = 6;
+INSERT INTO files VALUES ('/music/a.mp3', 10, 20, 'a', 'a', NULL, 0, 1, 1000);
+INSERT INTO files VALUES ('/music/x.mp3', 10, 20, NULL, NULL, 'silent', 0, 1, 1000);
+INSERT INTO listeners VALUES (0, 'u', x'0000803e000000c0');
+INSERT INTO history VALUES (0, 'a', 3.5, 1.0);
+PRAGMA application_id = 0x64656275;
+PRAGMA user_version = 3;
+";
+
     #[test]
     fn a_catalogue_of_the_version_before_is_brought_up_by_its_writer() {
-        let (_dir, mut store) = store_of(2);
-        store.commit(&[upsert_of(track("a", &[1.0, 0.0]))]).unwrap();
-        let folder = store.folder().to_path_buf();
-        drop(store);
-        // As version 2 left it.
-        let db = Connection::open(folder.join(DATABASE)).unwrap();
-        db.execute_batch(
-            "ALTER TABLE tracks DROP COLUMN language; ALTER TABLE tracks DROP COLUMN explicit;
-             ALTER TABLE tracks DROP COLUMN regions; PRAGMA user_version = 2;",
-        )
-        .unwrap();
-        drop(db);
-        let refused = Store::read(&folder).err().unwrap().to_string();
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path();
+        Connection::open(folder.join(DATABASE)).unwrap().execute_batch(VERSION_3).unwrap();
+        let refused = Store::read(folder).err().unwrap().to_string();
         assert!(refused.contains("debut ingest"), "{refused}");
-        let mut store = Store::open(&folder).unwrap();
-        let mut old = track("a", &[1.0, 0.0]);
-        (old.info.language, old.info.explicit, old.info.regions) = (None, None, None);
-        assert_eq!(store.track(&id("a")).unwrap().unwrap(), old);
-        store.commit(&[upsert_of(track("b", &[0.0, 1.0]))]).unwrap();
-        assert_eq!(Store::read(&folder).unwrap().track(&id("b")).unwrap().unwrap(), track("b", &[0.0, 1.0]));
-        assert!(store.check().unwrap().is_empty());
+        let mut store = Store::open(folder).unwrap();
+        assert_eq!(store.track(&id("a")).unwrap().unwrap(), track("a", &[1.0, 0.0]));
+        let learned = store.track(&id("b")).unwrap().unwrap();
+        assert_eq!((learned.source, learned.plays, learned.predicted, learned.norm), (Source::Learned, 7, None, 0.25));
+        assert!(store.is_removed(&id("gone")).unwrap());
+        assert_eq!(store.failures().unwrap()[0].reason, "silent");
+        let met = Met { track: id("a"), confidence: 3.5, preference: 1.0 };
+        let u = Listener { id: UserId::new("u").unwrap(), vector: vec![0.25, -2.0], history: vec![met] };
+        assert_eq!(store.listener(&u.id).unwrap().unwrap(), u);
+        assert_eq!(store.check().unwrap(), []);
+        // Keys and numbers go on where they were.
+        store.commit(&[upsert_of(track("c", &[0.0, 1.0]))]).unwrap();
+        let new = changes_since(&store, 6);
+        assert_eq!((new.len(), new[0].key, new[0].seq), (1, 10, 7));
+        assert_eq!(Store::read(folder).unwrap().track(&id("c")).unwrap().unwrap(), track("c", &[0.0, 1.0]));
+    }
+
+    fn changes_since(store: &Store, seq: i64) -> Vec<TrackChange> {
+        let mut all = Vec::new();
+        store.changes_since(seq, &mut |change| all.push(change)).unwrap();
+        all
+    }
+
+    #[test]
+    fn what_was_changed_behind_our_back_is_an_error_wherever_it_is_read() {
+        for (damage, seen_by) in [
+            ("UPDATE tracks SET artist = 'Other' WHERE id = 'a'", "feed track"),
+            ("UPDATE vectors_1 SET vector = x'000000000000803f' WHERE track = 1", "feed track"),
+            ("UPDATE vectors_1 SET track = 77 WHERE track = 1", "feed"),
+            ("UPDATE vectors_1 SET norm = norm * 2", "feed track"),
+            ("DELETE FROM tracks WHERE id = 'a'", "feed"),
+            ("DELETE FROM vectors_1 WHERE track = 2", "feed"),
+            ("UPDATE listeners_1 SET vector = x'0000803f0000803f'", "listeners listener"),
+            ("DELETE FROM listeners_1", "listeners"),
+            ("UPDATE history_1 SET preference = 0", "listener"),
+            ("DELETE FROM history_1", "listener"),
+            ("UPDATE files SET size = 11", "file"),
+            ("UPDATE removed SET key = 1", "changes"),
+            ("UPDATE catalogue SET last_seq = 1", "feed changes status"),
+            ("UPDATE generations SET description = '{\"x\": 1}'", "feed listeners status"),
+        ] {
+            let (_dir, mut store) = store_of(2);
+            store.commit(&[upsert_of(track("a", &[1.0, 0.0])), upsert_of(track("b", &[0.0, 1.0]))]).unwrap();
+            store.commit(&[upsert_of(track("c", &[1.0, 0.0])), Change::Remove(id("c"))]).unwrap();
+            store.commit(&[file("/1", FileOutcome::Track(id("a")))]).unwrap();
+            let met = Met { track: id("a"), confidence: 3.5, preference: 1.0 };
+            let u = Listener { id: UserId::new("u").unwrap(), vector: vec![0.25, -2.0], history: vec![met] };
+            store.set_listeners(std::slice::from_ref(&u)).unwrap();
+            assert_eq!(store.check().unwrap(), []);
+            store.db.execute_batch(damage).unwrap();
+            let reads: [(&str, Result<()>); 7] = [
+                ("feed", store.changes_since(0, &mut |_| ()).map(drop)),
+                ("changes", store.changes_since(2, &mut |_| ()).map(drop)),
+                ("track", store.track(&id("a")).map(drop)),
+                ("listeners", store.for_each_listener(&mut |_, _| ())),
+                ("listener", store.listener(&u.id).map(drop)),
+                ("file", store.file(Path::new("/1")).map(drop)),
+                ("status", store.status().map(drop)),
+            ];
+            for (what, read) in reads.iter().filter(|(what, _)| seen_by.split(' ').any(|s| s == *what)) {
+                let said = read.as_ref().expect_err(&format!("{damage}: {what}")).to_string();
+                assert!(said.contains(DATABASE) && said.contains("debut check"), "{damage}: {what}: {said}");
+            }
+            let told = store.check().unwrap();
+            assert!(!told.is_empty() && told.iter().all(|p| !p.remedy.is_empty()), "{damage}");
+        }
+    }
+
+    #[test]
+    fn a_generation_is_built_beside_the_one_that_is_served_and_takes_its_place_at_once() {
+        let (_dir, mut writer) = store_of(2);
+        let all = ["a", "b", "c", "d"];
+        writer.commit(&all.map(|name| upsert_of(track(name, &[1.0, 0.0])))).unwrap();
+        let folder = writer.folder().to_path_buf();
+        let next = SpaceRow { id: SpaceId::named("space-b"), dimensions: 3, description: "{}".into() };
+        let mut builder = Store::build(&folder, &next, "m@2").unwrap();
+        let refused = Store::build(&folder, &next, "m@2").err().unwrap().to_string();
+        assert!(refused.contains("builder") && refused.contains("process"), "{refused}");
+        let build = |builder: &mut Store, limit| {
+            let (mut after, mut n) = (0, 0);
+            loop {
+                let some = builder.unbuilt(after, limit).unwrap();
+                let Some((last, _)) = some.last() else { return n };
+                (after, n) = (*last, n + some.len());
+                let vector =
+                    |t: Track| Track { predicted: Some(vec![0.0, 0.6, 0.8]), vector: vec![0.0, 0.6, 0.8], ..t };
+                builder.commit(&some.into_iter().map(|(_, t)| upsert_of(vector(t))).collect::<Vec<_>>()).unwrap();
+            }
+        };
+        // Half of it, then an interruption.
+        let half = builder.unbuilt(0, 2).unwrap();
+        let vector = |t: Track| Track { predicted: None, vector: vec![0.0, 0.6, 0.8], source: Source::Learned, ..t };
+        builder.commit(&half.into_iter().map(|(_, t)| upsert_of(vector(t))).collect::<Vec<_>>()).unwrap();
+        assert_eq!(builder.built().unwrap(), (2, 4));
+        drop(builder);
+        let mut builder = Store::build(&folder, &next, "m@2").unwrap();
+        assert_eq!(build(&mut builder, 1), 2, "what was built is not built again");
+
+        // Meanwhile the writer writes: one is new, one has other audio, one other words, one is gone.
+        let seq = writer.seq().unwrap();
+        let other = Track { content: Some("other".into()), ..track("b", &[0.0, 1.0]) };
+        writer.commit(&[upsert_of(track("e", &[0.0, 1.0])), upsert_of(other), Change::Remove(id("d"))]).unwrap();
+        let mut words = track("c", &[1.0, 0.0]);
+        words.info.title = Some("new words".into());
+        writer.commit(&[upsert_of(words)]).unwrap();
+        assert_eq!(changes_since(&writer, seq).len(), 4, "what is built is no change of what is served");
+        assert!(builder.finish_building().unwrap_err().to_string().contains("writer"));
+        assert!(builder.serve().is_err());
+        drop(writer);
+        builder.finish_building().unwrap();
+        assert_eq!(build(&mut builder, 10), 2, "the new one and the one with other audio");
+        let reader = Store::read(&folder).unwrap();
+        assert_eq!(reader.space().unwrap().unwrap().id, SpaceId::named("space-a"));
+        let before = reader.identity().unwrap();
+        builder.serve().unwrap();
+        assert!(reader.is_behind().unwrap());
+        assert_eq!(
+            reader.track(&id("b")).unwrap().unwrap().vector,
+            [0.0, 1.0],
+            "who has not looked yet reads the old one"
+        );
+        let reader = Store::read(&folder).unwrap();
+        assert!(!reader.is_behind().unwrap());
+        assert_eq!(reader.space().unwrap().unwrap(), next);
+        assert_ne!(reader.identity().unwrap(), before);
+        let mut names = Vec::new();
+        reader
+            .for_each_track(&mut |_, t| {
+                assert_eq!(t.vector, [0.0, 0.6, 0.8]);
+                names.push(t.id.to_string());
+                Ok(())
+            })
+            .unwrap();
+        assert_eq!(names, ["a", "b", "c", "e"]);
+        assert_eq!(reader.track(&id("c")).unwrap().unwrap().info.title.unwrap(), "new words");
+        assert_eq!(reader.check().unwrap(), []);
+        drop(builder);
+
+        // And back: what came or changed since has no vector there until it is heard again.
+        let mut writer = Store::open(&folder).unwrap();
+        let new = Track { predicted: None, source: Source::Learned, ..track("f", &[1.0, 0.0, 0.0][..]) };
+        writer.commit(&[upsert_of(new)]).unwrap();
+        assert_eq!(writer.go_back().unwrap(), 1);
+        assert_eq!(writer.space().unwrap().unwrap().id, SpaceId::named("space-a"));
+        assert!(writer.track(&id("f")).unwrap().is_none() && writer.track(&id("e")).unwrap().is_some());
+        assert_eq!((writer.status().unwrap().tracks, writer.status().unwrap().without_vector), (4, 1));
+        assert_eq!(writer.check().unwrap(), []);
+        writer.commit(&[upsert_of(track("f", &[1.0, 0.0]))]).unwrap();
+        assert_eq!(writer.status().unwrap().without_vector, 0);
+        assert_eq!(writer.go_back().unwrap(), 0);
+        assert_eq!(writer.drop_unserved().unwrap(), 1);
+        assert!(matches!(writer.go_back(), Err(Error::NotFound { .. })));
+        writer.compact().unwrap();
+        assert_eq!(writer.check().unwrap(), []);
     }
 
     #[test]
     fn the_change_feed_tells_each_change_once_and_in_order() {
         let (_dir, mut store) = store_of(2);
         store.commit(&[upsert_of(track("a", &[1.0, 0.0])), upsert_of(track("b", &[0.0, 1.0]))]).unwrap();
-        let changes_since = |store: &Store, seq| {
-            let mut all = Vec::new();
-            store.changes_since(seq, &mut |change| all.push(change)).unwrap();
-            all
-        };
         let first = changes_since(&store, 0);
         assert_eq!(
             first.iter().map(|c| c.served.clone().unwrap().vector).collect::<Vec<_>>(),
@@ -229,7 +478,8 @@ mod tests {
     fn a_second_writer_is_told_who_the_first_is_and_readers_are_welcome() {
         let (_dir, store) = store_of(2);
         let refused = Store::open(store.folder()).err().unwrap().to_string();
-        assert!(refused.contains(&format!("process {}", std::process::id())), "{refused}");
+        let holder = format!("process {}: ", std::process::id());
+        assert!(refused.contains(&holder) && refused.contains("debut") && refused.contains(", for "), "{refused}");
         assert!(Store::read(store.folder()).is_ok());
         let folder = store.folder().to_path_buf();
         drop(store);

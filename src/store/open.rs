@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 
+use super::generations::Head;
 use super::schema::SCHEMA_VERSION;
 use super::{Store, catalogue};
 use crate::error::{Error, Result};
 
 pub(super) const DATABASE: &str = "catalogue.sqlite";
-const LOCK: &str = "writer.lock";
+pub(super) const WRITER: &str = "writer.lock";
+pub(super) const BUILDER: &str = "builder.lock";
 
 impl Store {
     /// Opens the catalogue in `folder` for writing, made if it is not there.
@@ -21,12 +23,13 @@ impl Store {
     /// `Invalid` where another process writes to it (naming that process), `Io`, `Format`, `Catalogue`.
     pub fn open(folder: &Path) -> Result<Store> {
         fs::create_dir_all(folder).map_err(Error::io(folder))?;
-        let lock = lock(folder)?;
+        let writer = Some(lock(folder, WRITER)?);
         let path = folder.join(DATABASE);
         let db = Connection::open(&path).map_err(catalogue(&path))?;
-        let mut store = Store { folder: folder.to_path_buf(), path, db, _lock: Some(lock) };
+        let mut store = Store { folder: folder.to_path_buf(), path, db, working: None, writer, builder: None };
         store.configure()?;
         store.migrate()?;
+        store.working = store.ask(Head::load)?.served;
         Ok(store)
     }
 
@@ -53,13 +56,17 @@ impl Store {
             // Without the shared memory a reader would not see what is being written.
             Err(e) => return Err(Error::io(&path)(e)),
         };
-        let store =
-            Store { folder: folder.to_path_buf(), db: db.map_err(catalogue(&path))?, path: path.clone(), _lock: None };
+        let db = db.map_err(catalogue(&path))?;
+        let mut store =
+            Store { folder: folder.to_path_buf(), db, path: path.clone(), working: None, writer: None, builder: None };
         store.configure()?;
         store.db.pragma_update(None, "query_only", true).map_err(catalogue(&path))?;
         match store.version()? {
-            SCHEMA_VERSION => Ok(store),
-            found @ 2 => Err(Error::format(
+            SCHEMA_VERSION => {
+                store.working = store.ask(Head::load)?.served;
+                Ok(store)
+            }
+            found @ 3 => Err(Error::format(
                 &path,
                 format!("catalogue version {SCHEMA_VERSION} (`debut ingest` or `debut remove` brings it there)"),
                 found,
@@ -68,20 +75,19 @@ impl Store {
         }
     }
 
-    fn configure(&self) -> Result<()> {
+    pub(super) fn configure(&self) -> Result<()> {
         let set = || -> rusqlite::Result<()> {
             self.db.busy_timeout(Duration::from_secs(10))?;
-            if self._lock.is_some() {
+            if self.writer.is_some() || self.builder.is_some() {
                 self.db.pragma_update(None, "journal_mode", "WAL")?;
                 self.db.pragma_update(None, "synchronous", "FULL")?;
-                self.db.pragma_update(None, "foreign_keys", true)?;
             }
             self.db.set_prepared_statement_cache_capacity(64);
             Ok(())
         };
         set().map_err(|source| match source.sqlite_error_code() {
             Some(rusqlite::ErrorCode::NotADatabase) => Error::format(&self.path, "a debut catalogue", "another file"),
-            _ => Error::Catalogue { path: self.path.clone(), source },
+            _ => catalogue(&self.path)(source),
         })
     }
 }
@@ -90,29 +96,40 @@ fn uri_escape(path: &Path) -> String {
     path.to_string_lossy().replace('%', "%25").replace('?', "%3f").replace('#', "%23")
 }
 
-/// Takes the writer's lock, or says who has it.
-fn lock(folder: &Path) -> Result<File> {
-    let path = folder.join(LOCK);
+/// Takes the lock of this name, or says who has it.
+pub(super) fn lock(folder: &Path, name: &str) -> Result<File> {
+    let path = folder.join(name);
     let mut file =
         OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(Error::io(&path))?;
     match file.try_lock() {
         Ok(()) => {
+            // What stands in the file is a courtesy to those who are refused.
+            let command: Vec<String> =
+                std::env::args_os().map(|arg| arg.to_string_lossy().replace(char::is_control, " ")).collect();
+            let text: String = format!("process {}: {}", std::process::id(), command.join(" "));
             let write = |file: &mut File| {
                 file.set_len(0)?;
                 file.seek(SeekFrom::Start(0))?;
-                write!(file, "process {}", std::process::id())
+                file.write_all(text.chars().take(200).collect::<String>().as_bytes())
             };
             write(&mut file).map_err(Error::io(&path))?;
             Ok(file)
         }
         Err(TryLockError::WouldBlock) => {
+            let since = file.metadata().and_then(|meta| meta.modified()).ok().and_then(|at| at.elapsed().ok());
             let mut holder = String::new();
-            // What stands in the file is a courtesy; without it the refusal still holds.
-            let _ = file.take(64).read_to_string(&mut holder);
+            // Without what stands in it the refusal still holds.
+            let _ = file.take(1000).read_to_string(&mut holder);
+            let (what, expected) = match name {
+                WRITER => ("writer", "one writer at a time"),
+                _ => ("builder", "one builder of a generation at a time"),
+            };
+            let holder = if holder.is_empty() { "another process".to_string() } else { holder };
+            let since = since.map(|d| format!(", for {} s", d.as_secs())).unwrap_or_default();
             Err(Error::invalid(
-                format!("second writer for {}", folder.display()),
-                "one writer at a time",
-                if holder.is_empty() { "another process".into() } else { holder },
+                format!("second {what} of {}", folder.display()),
+                format!("{expected} (try again when the other has ended)"),
+                holder + &since,
             ))
         }
         Err(TryLockError::Error(e)) => Err(Error::io(&path)(e)),

@@ -4,60 +4,57 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use rusqlite::types::{ToSqlOutput, Value, ValueRef};
-use rusqlite::{OptionalExtension, Row, ToSql};
+use rusqlite::{Connection, OptionalExtension, Row, RowIndex, Rows, ToSql};
 
+use super::generations::{Generation, Head};
 use super::open::DATABASE;
+use super::sums::{RowSum, damaged, verified};
 use super::{
     Failure, FileOutcome, FileRecord, FileStamp, Listener, Met, Served, Source, SpaceRow, Status, Store, Track,
     TrackChange, TrackInfo, catalogue,
 };
-use crate::artefact::SpaceId;
 use crate::error::{Error, Result};
 use crate::ids::{TrackId, UserId};
 
 impl Store {
     pub fn space(&self) -> Result<Option<SpaceRow>> {
+        Ok(self.generation()?.map(|generation| generation.space))
+    }
+
+    /// The track of which `condition` holds, which is asked of `tracks t`.
+    fn track_where(&self, condition: &str, value: &dyn ToSql) -> Result<Option<Track>> {
+        let Some(number) = self.working else { return Ok(None) };
         self.ask(|db| {
-            db.prepare_cached("SELECT id, dimensions, description FROM spaces")?
-                .query_row([], |row| {
-                    Ok(SpaceRow {
-                        id: SpaceId::named(row.get::<_, String>(0)?),
-                        dimensions: row.get::<_, i64>(1)? as usize,
-                        description: row.get(2)?,
-                    })
-                })
+            db.prepare_cached(&format!("{} WHERE {condition}", track_sql(number)))?
+                .query_row([value], track_row)
                 .optional()
         })
     }
 
     pub fn track(&self, id: &TrackId) -> Result<Option<Track>> {
-        self.ask(|db| {
-            db.prepare_cached(&format!("{TRACK} WHERE id = ?1"))?.query_row([id.as_str()], track_row).optional()
-        })
+        self.track_where("t.id = ?1", &id.as_str())
     }
 
     pub fn track_by_key(&self, key: u64) -> Result<Option<Track>> {
-        self.ask(|db| {
-            db.prepare_cached(&format!("{TRACK} WHERE key = ?1"))?.query_row([key as i64], track_row).optional()
-        })
+        self.track_where("t.key = ?1", &(key as i64))
     }
 
     /// A track whose audio has this [content hash](crate::artefact::content_hash); the oldest, where several have it.
     pub fn track_by_content(&self, content: &str) -> Result<Option<Track>> {
-        self.ask(|db| {
-            db.prepare_cached(&format!("{TRACK} WHERE content = ?1 ORDER BY key LIMIT 1"))?
-                .query_row([content], track_row)
-                .optional()
-        })
+        self.track_where("t.content = ?1 ORDER BY t.key LIMIT 1", &content)
     }
 
     /// The windows that were heard of the track that was changed last, of those that were heard: what is compared with
     /// the catalogue is heard alike.
     pub fn windows(&self) -> Result<Option<u32>> {
+        let Some(number) = self.working else { return Ok(None) };
         self.ask(|db| {
-            db.prepare_cached("SELECT windows FROM tracks WHERE windows IS NOT NULL ORDER BY seq DESC LIMIT 1")?
-                .query_row([], |row| row.get(0))
-                .optional()
+            db.prepare_cached(&format!(
+                "SELECT v.windows FROM tracks t JOIN vectors_{number} v ON v.track = t.key
+                 WHERE v.windows IS NOT NULL ORDER BY t.seq DESC LIMIT 1"
+            ))?
+            .query_row([], |row| row.get(0))
+            .optional()
         })
     }
 
@@ -84,78 +81,89 @@ impl Store {
     /// The track that this file gave when it was last ingested.
     pub fn file(&self, path: &Path) -> Result<Option<FileRecord>> {
         self.ask(|db| {
-            db.prepare_cached(
-                "SELECT path, size, modified, content, track, reason, retry, decoder FROM files WHERE path = ?1",
-            )?
-            .query_row([PathValue(path)], file_row)
-            .optional()
+            db.prepare_cached(&format!("{FILE} WHERE path = ?1"))?
+                .query_row([PathValue(path)], |row| {
+                    verified(row, 0, FILE_COLUMNS, "file's record")?;
+                    file_row(row)
+                })
+                .optional()
         })
     }
 
-    /// Calls `each` with every track, in order of its key.
+    /// Calls `each` with every track that is served, in order of its key.
     pub fn for_each_track(&self, each: &mut dyn FnMut(u64, Track) -> Result<()>) -> Result<()> {
-        let mut statement = self.db.prepare(&format!("{TRACK} ORDER BY key")).map_err(catalogue(&self.path))?;
-        let mut rows = statement.query([]).map_err(catalogue(&self.path))?;
-        while let Some(row) = rows.next().map_err(catalogue(&self.path))? {
-            let key = row.get::<_, i64>("key").map_err(catalogue(&self.path))? as u64;
-            each(key, track_row(row).map_err(catalogue(&self.path))?)?;
+        let Some(number) = self.working else { return Ok(()) };
+        let failed = || catalogue(&self.path);
+        let mut statement = self.db.prepare(&format!("{} ORDER BY t.key", track_sql(number))).map_err(failed())?;
+        let mut rows = statement.query([]).map_err(failed())?;
+        while let Some(row) = rows.next().map_err(failed())? {
+            let key = row.get::<_, i64>(0).map_err(failed())? as u64;
+            each(key, track_row(row).map_err(failed())?)?;
         }
         Ok(())
     }
 
     pub fn failures(&self) -> Result<Vec<Failure>> {
         self.ask(|db| {
-            db.prepare_cached("SELECT path, reason, at FROM files WHERE reason IS NOT NULL ORDER BY path")?
+            db.prepare_cached(&format!("{FILE} WHERE reason IS NOT NULL ORDER BY path"))?
                 .query_map([], |row| {
-                    Ok(Failure { path: path_of(row.get_ref(0)?), reason: row.get(1)?, at: row.get(2)? })
+                    verified(row, 0, FILE_COLUMNS, "file's record")?;
+                    Ok(Failure { path: path_of(row.get_ref(0)?), reason: row.get(5)?, at: row.get(8)? })
                 })?
                 .collect()
         })
     }
 
-    /// Calls `each` with everything that changed after `seq`, oldest first.
-    pub fn changes_since(&self, seq: i64, each: &mut dyn FnMut(TrackChange)) -> Result<()> {
-        self.ask(|db| {
-            let mut statement = db.prepare_cached(
-                "SELECT key, seq, vector, norm, plays, artist, year, language, explicit, regions
-                 FROM tracks WHERE seq > ?1
-                 UNION ALL SELECT key, seq, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
-                 FROM removed WHERE seq > ?1 ORDER BY seq",
-            )?;
+    /// Calls `each` with everything that changed after `seq`, oldest first; after 0 with all tracks, in order of their
+    /// keys. Returns the number up to which that is everything.
+    ///
+    /// # Errors
+    /// `Format` where a row is not as it was written or, after 0, where one is missing.
+    pub fn changes_since(&self, seq: i64, each: &mut dyn FnMut(TrackChange)) -> Result<i64> {
+        let Some(number) = self.working else { return Ok(0) };
+        self.snapshot(|db| {
+            let head = Head::load(db)?;
+            if seq == 0 {
+                all_tracks(db, &head, number, each)?;
+                return Ok(head.last_seq);
+            }
+            // Two statements, each in the order of its index, are merged: a union of both would be sorted whole.
+            let mut removed = db.prepare_cached("SELECT key, id, seq, sum FROM removed WHERE seq > ?1 ORDER BY seq")?;
+            let mut gone = removed.query([seq])?;
+            let mut next_gone = gone_row(&mut gone)?;
+            let mut statement = db.prepare_cached(&format!("{} WHERE t.seq > ?1 ORDER BY t.seq", track_sql(number)))?;
             let mut rows = statement.query([seq])?;
             while let Some(row) = rows.next()? {
-                let served = match row.get_ref(2)?.as_blob_or_null()? {
-                    None => None,
-                    Some(vector) => Some(Served {
-                        vector: from_bytes(vector),
-                        norm: row.get(3)?,
-                        plays: row.get(4)?,
-                        artist: row.get(5)?,
-                        year: row.get(6)?,
-                        language: row.get(7)?,
-                        explicit: row.get(8)?,
-                        regions: row.get(9)?,
-                    }),
-                };
-                each(TrackChange { key: row.get::<_, i64>(0)? as u64, seq: row.get(1)?, served });
+                let change = change_row(row)?;
+                while let Some(gone_now) = next_gone.take_if(|gone| gone.seq < change.seq) {
+                    each(gone_now);
+                    next_gone = gone_row(&mut gone)?;
+                }
+                each(change);
             }
-            Ok(())
+            while let Some(gone_now) = next_gone {
+                each(gone_now);
+                next_gone = gone_row(&mut gone)?;
+            }
+            Ok(head.last_seq)
         })
     }
 
     /// The number of the last change.
     pub fn seq(&self) -> Result<i64> {
-        self.ask(|db| db.prepare_cached("SELECT last FROM sequence")?.query_row([], |row| row.get(0)))
+        self.ask(Head::load).map(|head| head.last_seq)
     }
 
     /// How often the listeners were replaced.
     pub fn listeners_version(&self) -> Result<i64> {
-        self.ask(|db| db.prepare_cached("SELECT listeners FROM sequence")?.query_row([], |row| row.get(0)))
+        Ok(self.generation()?.map_or(0, |generation| generation.replaced))
     }
 
-    /// A random name given when the catalogue was made, so that what is derived from it is not taken for another's.
+    /// A name that no other catalogue has, nor another generation of this one, so that what is derived from one is not
+    /// taken for another's.
     pub fn identity(&self) -> Result<String> {
-        self.ask(|db| db.prepare_cached("SELECT catalogue FROM sequence")?.query_row([], |row| row.get(0)))
+        let head = self.ask(Head::load)?;
+        Ok(format!("{}-{}", head.identity, self.working.unwrap_or(0)))
     }
 
     /// A number that changes when another connection has committed (SQLite's `data_version`): cheap to poll.
@@ -164,59 +172,74 @@ impl Store {
     }
 
     pub fn listener(&self, id: &UserId) -> Result<Option<Listener>> {
-        self.ask(|db| {
+        let Some(number) = self.working else { return Ok(None) };
+        self.snapshot(|db| {
             let found = db
-                .prepare_cached("SELECT key, vector FROM listeners WHERE id = ?1")?
-                .query_row([id.as_str()], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, Vec<u8>>(1)?)))
+                .prepare_cached(&format!("{} WHERE id = ?1", listener_sql(number)))?
+                .query_row([id.as_str()], |row| {
+                    verified(row, 0, LISTENER_COLUMNS, "listener")?;
+                    Ok((row.get::<_, i64>(0)?, row.get::<_, Vec<u8>>(2)?, row.get::<_, i64>(4)?))
+                })
                 .optional()?;
-            let Some((key, vector)) = found else { return Ok(None) };
-            let history = db
-                .prepare_cached("SELECT track, confidence, preference FROM history WHERE listener = ?1")?
-                .query_map([key], |row| {
-                    Ok(Met { track: id_of(row, 0)?, confidence: row.get(1)?, preference: row.get(2)? })
-                })?
-                .collect::<rusqlite::Result<Vec<Met>>>()?;
+            let Some((key, vector, sum)) = found else { return Ok(None) };
+            let history = history(db, number, key, sum)?;
             Ok(Some(Listener { id: id.clone(), vector: from_bytes(&vector), history }))
         })
     }
 
     /// Calls `each` with every listener's id and vector.
+    ///
+    /// # Errors
+    /// `Format` where a row is not as it was written, or missing.
     pub fn for_each_listener(&self, each: &mut dyn FnMut(UserId, Vec<f32>)) -> Result<()> {
-        self.ask(|db| {
-            let mut statement = db.prepare_cached("SELECT id, vector FROM listeners ORDER BY key")?;
+        let Some(number) = self.working else { return Ok(()) };
+        self.snapshot(|db| {
+            let generation = Generation::load(db, number)?;
+            let mut statement = db.prepare_cached(&format!("{} ORDER BY key", listener_sql(number)))?;
             let mut rows = statement.query([])?;
+            let (mut count, mut total) = (0, 0i64);
             while let Some(row) = rows.next()? {
-                each(id_of(row, 0)?, from_bytes(row.get_ref(1)?.as_blob()?));
+                count += 1;
+                total = total.wrapping_add(verified(row, 0, LISTENER_COLUMNS, "listener")?);
+                each(id_of(row, 1)?, from_bytes(row.get_ref(2)?.as_blob()?));
             }
-            Ok(())
+            complete("listeners", (count, total), (generation.listeners, generation.listened))
         })
     }
 
     pub fn status(&self) -> Result<Status> {
-        let mut status = self.ask(|db| {
+        let mut status = self.snapshot(|db| {
+            let head = Head::load(db)?;
+            let mut status = Status { seq: head.last_seq, ..Status::default() };
             let count = |sql: &str| db.query_row(sql, [], |row| row.get::<_, i64>(0)).map(|n| n as u64);
-            let mut models = db.prepare(
-                "SELECT model, windows, count(*) FROM tracks WHERE model IS NOT NULL GROUP BY model, windows
-                 ORDER BY count(*) DESC",
-            )?;
-            Ok(Status {
-                tracks: count("SELECT count(*) FROM tracks")?,
-                predicted: count("SELECT count(*) FROM tracks WHERE source = 'predicted'")?,
-                handed_over: count("SELECT count(*) FROM tracks WHERE source = 'handed_over'")?,
-                learned: count("SELECT count(*) FROM tracks WHERE source = 'learned'")?,
-                failures: count("SELECT count(*) FROM files WHERE reason IS NOT NULL")?,
-                listeners: count("SELECT count(*) FROM listeners")?,
-                seq: db.query_row("SELECT last FROM sequence", [], |row| row.get(0))?,
-                models: models
-                    .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get::<_, i64>(2)? as u64)))?
-                    .collect::<rusqlite::Result<_>>()?,
-                ..Status::default()
-            })
+            status.failures = count("SELECT count(*) FROM files WHERE reason IS NOT NULL")?;
+            let space = |number| Generation::load(db, number).map(|g| g.space.id.to_string());
+            status.previous_space = head.previous.map(space).transpose()?;
+            let Some(number) = self.working else { return Ok(status) };
+            let generation = Generation::load(db, number)?;
+            status.tracks = generation.vectors as u64;
+            status.without_vector = (head.tracks - generation.vectors) as u64;
+            status.listeners = generation.listeners as u64;
+            status.space = Some(generation.space.id.to_string());
+            status.dimensions = Some(generation.space.dimensions);
+            let mut sources = db.prepare(&format!("SELECT source, count(*) FROM vectors_{number} GROUP BY source"))?;
+            let mut rows = sources.query([])?;
+            while let Some(row) = rows.next()? {
+                *match source_of(row, 0)? {
+                    Source::Predicted => &mut status.predicted,
+                    Source::HandedOver => &mut status.handed_over,
+                    Source::Learned => &mut status.learned,
+                } = row.get::<_, i64>(1)? as u64;
+            }
+            let mut models = db.prepare(&format!(
+                "SELECT model, windows, count(*) FROM vectors_{number} WHERE model IS NOT NULL GROUP BY model, windows
+                 ORDER BY count(*) DESC"
+            ))?;
+            status.models = models
+                .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get::<_, i64>(2)? as u64)))?
+                .collect::<rusqlite::Result<_>>()?;
+            Ok(status)
         })?;
-        if let Some(space) = self.space()? {
-            status.space = Some(space.id.to_string());
-            status.dimensions = Some(space.dimensions);
-        }
         status.bytes = ["", "-wal"]
             .iter()
             .filter_map(|end| fs::metadata(self.folder.join(format!("{DATABASE}{end}"))).ok())
@@ -226,44 +249,154 @@ impl Store {
     }
 }
 
-const TRACK: &str = "SELECT key, id, path, content, title, artist, album, year, genre, isrc, musicbrainz, released,
-    seconds, tiled, model, windows, predicted, vector, norm, source, plays, language, explicit, regions FROM tracks";
+/// Columns of a track that its checksum is of, and of a vector; each checksum stands behind them.
+const TRACK_COLUMNS: usize = 18;
+const VECTOR_COLUMNS: usize = 9;
+const FILE_COLUMNS: usize = 9;
+const LISTENER_COLUMNS: usize = 3;
 
-fn track_row(row: &Row) -> rusqlite::Result<Track> {
-    let source: String = row.get("source")?;
+/// Tracks with what the generation `number` has of them: [`track_row`] reads it.
+pub(super) fn track_sql(number: i64) -> String {
+    format!(
+        "SELECT t.key, t.id, t.path, t.content, t.title, t.artist, t.album, t.year, t.genre, t.isrc, t.musicbrainz,
+             t.released, t.seconds, t.tiled, t.language, t.explicit, t.regions, t.seq, t.sum,
+             v.track, v.content, v.model, v.windows, v.predicted, v.vector, v.norm, v.source, v.plays, v.sum
+         FROM tracks t JOIN vectors_{number} v ON v.track = t.key"
+    )
+}
+
+const FILE: &str = "SELECT path, size, modified, content, track, reason, retry, decoder, at, sum FROM files";
+
+fn listener_sql(number: i64) -> String {
+    format!("SELECT key, id, vector, sum, history FROM listeners_{number}")
+}
+
+/// The checksums of a row of [`track_sql`]: of the track and of the vector.
+fn verified_track(row: &Row) -> rusqlite::Result<(i64, i64)> {
+    let track = verified(row, 0, TRACK_COLUMNS, "track")?;
+    let vector = verified(row, TRACK_COLUMNS + 1, VECTOR_COLUMNS, "vector")?;
+    Ok((track, vector))
+}
+
+pub(super) fn track_row(row: &Row) -> rusqlite::Result<Track> {
+    verified_track(row)?;
+    let (source, vector) = (source_of(row, 26)?, from_bytes(row.get_ref(24)?.as_blob()?));
+    let predicted = match row.get_ref(23)? {
+        // What is served is the prediction, which is not kept twice.
+        ValueRef::Null => (source == Source::Predicted).then(|| vector.clone()),
+        predicted => Some(from_bytes(predicted.as_blob()?)),
+    };
     Ok(Track {
         id: id_of(row, 1)?,
-        path: match row.get_ref("path")? {
+        path: match row.get_ref(2)? {
             ValueRef::Null => None,
             value => Some(path_of(value)),
         },
-        content: row.get("content")?,
+        content: row.get(3)?,
         info: TrackInfo {
-            title: row.get("title")?,
-            artist: row.get("artist")?,
-            album: row.get("album")?,
-            year: row.get("year")?,
-            genre: row.get("genre")?,
-            isrc: row.get("isrc")?,
-            musicbrainz: row.get("musicbrainz")?,
-            released: row.get("released")?,
-            language: row.get("language")?,
-            explicit: row.get("explicit")?,
-            regions: row.get("regions")?,
+            title: row.get(4)?,
+            artist: row.get(5)?,
+            album: row.get(6)?,
+            year: row.get(7)?,
+            genre: row.get(8)?,
+            isrc: row.get(9)?,
+            musicbrainz: row.get(10)?,
+            released: row.get(11)?,
+            language: row.get(14)?,
+            explicit: row.get(15)?,
+            regions: row.get(16)?,
         },
-        seconds: row.get("seconds")?,
-        tiled: row.get("tiled")?,
-        model: row.get("model")?,
-        windows: row.get("windows")?,
-        predicted: row.get::<_, Option<Vec<u8>>>("predicted")?.map(|b| from_bytes(&b)),
-        vector: from_bytes(row.get_ref("vector")?.as_blob()?),
-        norm: row.get("norm")?,
-        source: Source::parse(&source).ok_or_else(|| damaged(19, format!("vector source {source:?}")))?,
-        plays: row.get("plays")?,
+        seconds: row.get(12)?,
+        tiled: row.get(13)?,
+        model: row.get(21)?,
+        windows: row.get(22)?,
+        predicted,
+        vector,
+        norm: row.get(25)?,
+        source,
+        plays: row.get(27)?,
     })
 }
 
-fn file_row(row: &Row) -> rusqlite::Result<FileRecord> {
+/// Of a row of [`track_sql`], what an index needs.
+fn change_row(row: &Row) -> rusqlite::Result<TrackChange> {
+    verified_track(row)?;
+    Ok(TrackChange {
+        key: row.get::<_, i64>(0)? as u64,
+        seq: row.get(17)?,
+        served: Some(Served {
+            vector: from_bytes(row.get_ref(24)?.as_blob()?),
+            norm: row.get(25)?,
+            plays: row.get(27)?,
+            artist: row.get(5)?,
+            year: row.get(7)?,
+            language: row.get(14)?,
+            explicit: row.get(15)?,
+            regions: row.get(16)?,
+        }),
+    })
+}
+
+fn gone_row(rows: &mut Rows) -> rusqlite::Result<Option<TrackChange>> {
+    let Some(row) = rows.next()? else { return Ok(None) };
+    verified(row, 0, 3, "tombstone")?;
+    Ok(Some(TrackChange { key: row.get::<_, i64>(0)? as u64, seq: row.get(2)?, served: None }))
+}
+
+/// Every track, and the certainty that it is every track.
+fn all_tracks(db: &Connection, head: &Head, number: i64, each: &mut dyn FnMut(TrackChange)) -> rusqlite::Result<()> {
+    let generation = Generation::load(db, number)?;
+    let mut statement = db.prepare_cached(&format!("{} ORDER BY t.key", track_sql(number)))?;
+    let mut rows = statement.query([])?;
+    let (mut count, mut tracks, mut vectors) = (0, 0i64, 0i64);
+    while let Some(row) = rows.next()? {
+        let (track, vector) = verified_track(row)?;
+        (count, tracks, vectors) = (count + 1, tracks.wrapping_add(track), vectors.wrapping_add(vector));
+        each(change_row(row)?);
+    }
+    complete("vectors", (count, vectors), (generation.vectors, generation.total))?;
+    // Tracks without a vector are not met here.
+    match head.tracks == count {
+        true => complete("tracks", (count, tracks), (head.tracks, head.total)),
+        false => Ok(()),
+    }
+}
+
+/// # Errors
+/// [`damaged`] where the rows that were read are not all that were written.
+pub(super) fn complete(what: &str, read: (i64, i64), written: (i64, i64)) -> rusqlite::Result<()> {
+    if read == written {
+        return Ok(());
+    }
+    Err(damaged(match read.0 == written.0 {
+        true => format!("{} {what}, of which some are others", read.0),
+        false => format!("{} {what} of {}", read.0, written.0),
+    }))
+}
+
+/// What a listener met, whose checksum must be `sum`.
+pub(super) fn history(db: &Connection, number: i64, listener: i64, sum: i64) -> rusqlite::Result<Vec<Met>> {
+    let mut statement = db.prepare_cached(&format!(
+        "SELECT track, confidence, preference FROM history_{number} WHERE listener = ?1 ORDER BY track"
+    ))?;
+    let mut rows = statement.query([listener])?;
+    let (mut all, mut read) = (Vec::new(), RowSum::default());
+    while let Some(row) = rows.next()? {
+        (0..3).try_for_each(|column| row.get_ref(column).map(|value| read.add(value)))?;
+        all.push(Met { track: id_of(row, 0)?, confidence: row.get(1)?, preference: row.get(2)? });
+    }
+    match read.finish() == sum {
+        true => Ok(all),
+        false => Err(damaged("a listener's history with another checksum")),
+    }
+}
+
+fn source_of(row: &Row, column: usize) -> rusqlite::Result<Source> {
+    let source = row.get_ref(column)?.as_str()?;
+    Source::parse(source).ok_or_else(|| damaged(format!("the source {source:?} of a vector")))
+}
+
+pub(super) fn file_row(row: &Row) -> rusqlite::Result<FileRecord> {
     let outcome = match row.get::<_, Option<String>>("reason")? {
         Some(reason) => FileOutcome::Failed { reason, retry: row.get("retry")? },
         None => FileOutcome::Track(id_of(row, 4)?),
@@ -280,12 +413,8 @@ fn file_row(row: &Row) -> rusqlite::Result<FileRecord> {
     })
 }
 
-fn id_of<I: TryFrom<String, Error = Error>>(row: &Row, column: usize) -> rusqlite::Result<I> {
-    I::try_from(row.get(column)?).map_err(|e| damaged(column, e.to_string()))
-}
-
-fn damaged(column: usize, what: String) -> rusqlite::Error {
-    rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, what.into())
+pub(super) fn id_of<I: TryFrom<String, Error = Error>>(row: &Row, column: impl RowIndex) -> rusqlite::Result<I> {
+    I::try_from(row.get(column)?).map_err(|e| damaged(e.to_string()))
 }
 
 /// A path as SQLite keeps it: text where it is UTF-8 (so that people can read it), else its bytes.
@@ -300,7 +429,7 @@ impl ToSql for PathValue<'_> {
     }
 }
 
-fn path_of(value: ValueRef) -> PathBuf {
+pub(super) fn path_of(value: ValueRef) -> PathBuf {
     match value {
         #[cfg(unix)]
         ValueRef::Blob(bytes) => {
@@ -317,6 +446,6 @@ pub(super) fn to_bytes(vector: &[f32]) -> Vec<u8> {
     vector.iter().flat_map(|v| v.to_le_bytes()).collect()
 }
 
-fn from_bytes(bytes: &[u8]) -> Vec<f32> {
+pub(super) fn from_bytes(bytes: &[u8]) -> Vec<f32> {
     bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
 }

@@ -238,6 +238,10 @@ pub struct Status {
     pub dimensions: Option<usize>,
     /// Models that predicted the vectors, the windows that they heard of a track, and how many tracks each.
     pub models: Vec<(String, u32, u64)>,
+    /// Tracks that have no vector in the space that is served, and cannot be found until they are ingested again.
+    pub without_vector: u64,
+    /// The space of the generation that `debut reindex --back` would serve.
+    pub previous_space: Option<String>,
     /// Bytes of the database, its log included.
     pub bytes: u64,
 }

@@ -2,44 +2,51 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rusqlite::{OptionalExtension, Transaction, params};
+use rusqlite::{OptionalExtension, ToSql, Transaction};
 
+use super::generations::{Generation, Head, create};
 use super::read::{PathValue, to_bytes};
-use super::{Change, FileOutcome, FileRecord, Listener, SpaceRow, Store, Track};
+use super::sums::sum_of;
+use super::{Change, FileOutcome, FileRecord, Listener, Source, SpaceRow, Store, Track};
 use crate::error::{Error, Result};
 use crate::ids::TrackId;
 
 impl Store {
     /// Takes all changes or none; when this returns they are on the disk. Returns, for each `Upsert`, whether the
-    /// track was there before.
+    /// track was there before. Of a track in a generation that is being built, the vector alone is taken.
     ///
     /// # Errors
     /// `Mismatch` where a vector has not the space's dimensions or is not of unit length; nothing is written then.
     pub fn commit(&mut self, changes: &[Change]) -> Result<Vec<bool>> {
-        let space = self.space()?;
+        let generation = self.generation()?;
         for change in changes {
             if let Change::Upsert(track) = change {
-                let space = space.as_ref().ok_or_else(|| Error::NotFound {
+                let generation = generation.as_ref().ok_or_else(|| Error::NotFound {
                     what: "space in the catalogue",
                     name: self.folder.display().to_string(),
                 })?;
                 for vector in track.predicted.iter().chain([&track.vector]) {
-                    check_unit(&track.id, vector, space.dimensions)?;
+                    check_unit(&track.id, vector, generation.space.dimensions)?;
                 }
             }
         }
-        let space = space.map(|s| s.id.to_string()).unwrap_or_default();
+        let working = self.working;
         self.transaction(|t| {
+            let mut batch = Batch { t, head: Head::load(t)?, generations: Generation::all(t)?, working };
             let mut replaced = Vec::new();
             for change in changes {
                 match change {
-                    Change::Upsert(track) => replaced.push(upsert(t, track, &space)?),
-                    Change::File(file) => remember(t, file)?,
+                    Change::Upsert(track) => replaced.push(batch.upsert(track)?),
+                    Change::File(file) => batch.remember(file)?,
                     Change::Remove(id) => {
-                        remove(t, id)?;
+                        batch.remove(id)?;
                         t.prepare_cached("DELETE FROM files WHERE track = ?1")?.execute([id.as_str()])?;
                     }
                 }
+            }
+            batch.head.save(t)?;
+            for generation in &batch.generations {
+                generation.save(t)?;
             }
             Ok(replaced)
         })
@@ -50,21 +57,26 @@ impl Store {
     /// # Errors
     /// `Mismatch` where there are tracks of another space.
     pub fn set_space(&mut self, space: &SpaceRow) -> Result<()> {
-        if let Some(now) = self.space()?
-            && now.id != space.id
-            && self.status()?.tracks > 0
-        {
-            return Err(Error::mismatch("the catalogue's space and the new one", now.id, &space.id));
+        if let Some(now) = self.generation()? {
+            if now.space.id != space.id && now.vectors > 0 {
+                return Err(Error::mismatch(
+                    "the catalogue's space and the new one (`debut reindex` changes it)",
+                    now.space.id,
+                    &space.id,
+                ));
+            }
+            return self
+                .transaction(|t| Generation { space: space.clone(), ..Generation::load(t, now.number)? }.save(t));
         }
-        self.transaction(|t| {
-            t.execute("DELETE FROM spaces WHERE id <> ?1", [space.id.as_str()])?;
-            t.execute(
-                "INSERT INTO spaces VALUES (?1, ?2, ?3)
-                 ON CONFLICT (id) DO UPDATE SET dimensions = ?2, description = ?3",
-                params![space.id.as_str(), space.dimensions as i64, space.description],
-            )
-            .map(|_| ())
-        })
+        let number = self.transaction(|t| {
+            let number = create(t, space, "")?.number;
+            let mut head = Head::load(t)?;
+            head.served = Some(number);
+            head.save(t)?;
+            Ok(number)
+        })?;
+        self.working = Some(number);
+        Ok(())
     }
 
     /// Replaces all listeners and their histories, in one transaction.
@@ -72,23 +84,23 @@ impl Store {
     /// # Errors
     /// `Mismatch` where a vector has not the space's dimensions.
     pub fn set_listeners(&mut self, listeners: &[Listener]) -> Result<()> {
-        let dimensions = self.space()?.map_or(0, |s| s.dimensions);
-        if let Some(odd) = listeners.iter().find(|l| l.vector.len() != dimensions) {
-            return Err(Error::mismatch(format!("the vector of listener {}", odd.id), dimensions, odd.vector.len()));
+        let Some(Generation { number, space, .. }) = self.generation()? else {
+            return Err(Error::NotFound { what: "space in the catalogue", name: self.folder.display().to_string() });
+        };
+        if let Some(odd) = listeners.iter().find(|l| l.vector.len() != space.dimensions) {
+            let what = format!("the vector of listener {}", odd.id);
+            return Err(Error::mismatch(what, space.dimensions, odd.vector.len()));
         }
         self.transaction(|t| {
-            t.execute_batch(
-                "DELETE FROM history; DELETE FROM listeners; UPDATE sequence SET listeners = listeners + 1;",
-            )?;
-            let mut insert = t.prepare("INSERT INTO listeners VALUES (?1, ?2, ?3)")?;
-            let mut met = t.prepare("INSERT INTO history VALUES (?1, ?2, ?3, ?4)")?;
+            t.execute_batch(&format!("DELETE FROM history_{number}; DELETE FROM listeners_{number};"))?;
+            let mut generation = Generation::load(t, number)?;
+            (generation.listeners, generation.listened) = (listeners.len() as i64, 0);
+            generation.replaced += 1;
             for (key, listener) in listeners.iter().enumerate() {
-                insert.execute(params![key as i64, listener.id.as_str(), to_bytes(&listener.vector)])?;
-                for m in &listener.history {
-                    met.execute(params![key as i64, m.track.as_str(), m.confidence, m.preference])?;
-                }
+                let sum = put_listener(t, number, key as i64, listener)?;
+                generation.listened = generation.listened.wrapping_add(sum);
             }
-            Ok(())
+            generation.save(t)
         })
     }
 
@@ -98,108 +110,223 @@ impl Store {
     }
 }
 
-/// The next number of the sequence.
-fn next_seq(t: &Transaction) -> rusqlite::Result<i64> {
-    t.prepare_cached("UPDATE sequence SET last = last + 1 RETURNING last")?.query_row([], |row| row.get(0))
+/// A commit under way.
+struct Batch<'a> {
+    t: &'a Transaction<'a>,
+    head: Head,
+    generations: Vec<Generation>,
+    /// The generation that this handle writes to.
+    working: Option<i64>,
 }
 
-fn upsert(t: &Transaction, track: &Track, space: &str) -> rusqlite::Result<bool> {
-    let there = t.prepare_cached("SELECT 1 FROM tracks WHERE id = ?1")?.exists([track.id.as_str()])?;
-    let seq = next_seq(t)?;
-    let i = &track.info;
-    t.prepare_cached(
-        "INSERT INTO tracks (id, path, content, title, artist, album, year, genre, isrc, musicbrainz, released, seconds,
-             tiled, space, model, windows, predicted, vector, norm, source, plays, seq, language, explicit, regions)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22,
-             ?23, ?24, ?25)
-         ON CONFLICT (id) DO UPDATE SET path = ?2, content = ?3, title = ?4, artist = ?5, album = ?6, year = ?7,
-             genre = ?8, isrc = ?9, musicbrainz = ?10, released = ?11, seconds = ?12, tiled = ?13, space = ?14,
-             model = ?15, windows = ?16, predicted = ?17, vector = ?18, norm = ?19, source = ?20, plays = ?21, seq = ?22,
-             language = ?23, explicit = ?24, regions = ?25",
-    )?
-    .execute(params![
-        track.id.as_str(),
-        track.path.as_deref().map(PathValue),
-        track.content,
-        i.title,
-        i.artist,
-        i.album,
-        i.year,
-        i.genre,
-        i.isrc,
-        i.musicbrainz,
-        i.released,
-        track.seconds,
-        track.tiled,
-        space,
-        track.model,
-        track.windows,
-        track.predicted.as_deref().map(to_bytes),
-        to_bytes(&track.vector),
-        track.norm,
-        track.source.as_str(),
-        track.plays,
-        seq,
-        i.language,
-        i.explicit,
-        i.regions
-    ])?;
-    Ok(there)
+impl Batch<'_> {
+    fn upsert(&mut self, track: &Track) -> rusqlite::Result<bool> {
+        let there: Option<(i64, i64)> = self
+            .t
+            .prepare_cached("SELECT key, sum FROM tracks WHERE id = ?1")?
+            .query_row([track.id.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))
+            .optional()?;
+        let building = self.working != self.head.served;
+        let key = match there {
+            Some((key, _)) if building => key,
+            Some((key, before)) => {
+                let after = put_track(self.t, key, self.head.next_seq(), track)?;
+                self.head.add(before, after, 0);
+                key
+            }
+            // It was taken out since it was read, to be built.
+            None if building && track.content.is_some() => return Ok(false),
+            None => {
+                self.head.last_key += 1;
+                let after = put_track(self.t, self.head.last_key, self.head.next_seq(), track)?;
+                self.head.add(0, after, 1);
+                self.head.last_key
+            }
+        };
+        // `commit` has seen that there is a generation.
+        if let Some(generation) = self.generations.iter_mut().find(|g| Some(g.number) == self.working) {
+            let before: Option<i64> = self
+                .t
+                .prepare_cached(&format!("SELECT sum FROM vectors_{} WHERE track = ?1", generation.number))?
+                .query_row([key], |row| row.get(0))
+                .optional()?;
+            let after = put_vector(self.t, generation.number, key, track)?;
+            generation.add(before.unwrap_or(0), after, i64::from(before.is_none()));
+        }
+        Ok(there.is_some())
+    }
+
+    fn remember(&mut self, file: &FileRecord) -> rusqlite::Result<()> {
+        let before: Option<String> = self
+            .t
+            .prepare_cached("SELECT track FROM files WHERE path = ?1")?
+            .query_row([PathValue(&file.stamp.path)], |row| row.get(0))
+            .optional()?
+            .flatten();
+        let now = match &file.outcome {
+            FileOutcome::Track(id) => Some(id.as_str()),
+            FileOutcome::Failed { .. } => None,
+        };
+        let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64);
+        put_file_of(self.t, file, now.or(before.as_deref()), at)?;
+        // The file held another track until now (it was re-tagged, say, so that its content hash changed): the old one is
+        // gone from the disk. A file that failed keeps the track that it gave before, until it gives another. A track that
+        // somebody named stays until somebody removes it.
+        let asks = |sql: &str, id: &str| self.t.prepare_cached(sql)?.exists([id]);
+        if let Some(before) = before
+            && now.is_some_and(|now| now != before)
+            && asks("SELECT 1 FROM tracks WHERE id = ?1 AND content = id", &before)?
+            && !asks("SELECT 1 FROM files WHERE track = ?1", &before)?
+            && let Ok(before) = TrackId::new(before)
+        {
+            self.remove(&before)?;
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, id: &TrackId) -> rusqlite::Result<()> {
+        let gone: Option<(i64, i64)> = self
+            .t
+            .prepare_cached("DELETE FROM tracks WHERE id = ?1 RETURNING key, sum")?
+            .query_row([id.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))
+            .optional()?;
+        let Some((key, sum)) = gone else { return Ok(()) };
+        self.head.add(sum, 0, -1);
+        for generation in &mut self.generations {
+            let sum: Option<i64> = self
+                .t
+                .prepare_cached(&format!("DELETE FROM vectors_{} WHERE track = ?1 RETURNING sum", generation.number))?
+                .query_row([key], |row| row.get(0))
+                .optional()?;
+            if let Some(sum) = sum {
+                generation.add(sum, 0, -1);
+            }
+        }
+        put_removed(self.t, key, id.as_str(), self.head.next_seq())
+    }
 }
 
-fn remember(t: &Transaction, file: &FileRecord) -> rusqlite::Result<()> {
-    let (track, reason, retry) = match &file.outcome {
-        FileOutcome::Track(id) => (Some(id.as_str()), None, false),
-        FileOutcome::Failed { reason, retry } => (None, Some(reason.as_str()), *retry),
+/// Writes a row with its checksum behind it, in the place of the one with the same `key`, its first value; returns the
+/// checksum.
+fn put(t: &Transaction, table: &str, key: &str, values: &[&dyn ToSql]) -> rusqlite::Result<i64> {
+    let sum = sum_of(values)?;
+    // Not `INSERT OR REPLACE`: that would also delete another row with the same seq or id, where one is damaged.
+    t.prepare_cached(&format!("DELETE FROM {table} WHERE {key} = ?1"))?.execute([values[0]])?;
+    let marks = vec!["?"; values.len() + 1].join(", ");
+    let mut statement = t.prepare_cached(&format!("INSERT INTO {table} VALUES ({marks})"))?;
+    statement.execute(rusqlite::params_from_iter(values.iter().copied().chain([&sum as &dyn ToSql])))?;
+    Ok(sum)
+}
+
+pub(super) fn put_track(t: &Transaction, key: i64, seq: i64, track: &Track) -> rusqlite::Result<i64> {
+    let Track { path, content, info: i, seconds, tiled, .. } = track;
+    let path = path.as_deref().map(PathValue);
+    put(
+        t,
+        "tracks",
+        "key",
+        &[
+            &key,
+            &track.id.as_str(),
+            &path,
+            content,
+            &i.title,
+            &i.artist,
+            &i.album,
+            &i.year,
+            &i.genre,
+            &i.isrc,
+            &i.musicbrainz,
+            &i.released,
+            seconds,
+            tiled,
+            &i.language,
+            &i.explicit,
+            &i.regions,
+            &seq,
+        ],
+    )
+}
+
+pub(super) fn put_vector(t: &Transaction, generation: i64, key: i64, track: &Track) -> rusqlite::Result<i64> {
+    let vector = to_bytes(&track.vector);
+    // What is served of a track that nobody has played is the prediction, which is not kept twice.
+    let alike = track.source == Source::Predicted && track.predicted.as_ref() == Some(&track.vector);
+    let predicted = track.predicted.as_deref().filter(|_| !alike).map(to_bytes);
+    put(
+        t,
+        &format!("vectors_{generation}"),
+        "track",
+        &[
+            &key,
+            &track.content,
+            &track.model,
+            &track.windows,
+            &predicted,
+            &vector,
+            &track.norm,
+            &track.source.as_str(),
+            &track.plays,
+        ],
+    )
+}
+
+/// Returns the checksum of id and vector; that of the history stands behind it.
+pub(super) fn put_listener(t: &Transaction, generation: i64, key: i64, listener: &Listener) -> rusqlite::Result<i64> {
+    let vector = to_bytes(&listener.vector);
+    let sum = sum_of(&[&key, &listener.id.as_str(), &vector])?;
+    // In the order of their primary key, in which they are read.
+    let mut history: Vec<_> = listener.history.iter().collect();
+    history.sort_by(|a, b| a.track.cmp(&b.track));
+    let mut met = t.prepare_cached(&format!("INSERT INTO history_{generation} VALUES (?1, ?2, ?3, ?4)"))?;
+    let mut histories = super::sums::RowSum::default();
+    for m in history {
+        let (confidence, preference) = (f64::from(m.confidence), f64::from(m.preference));
+        met.execute(rusqlite::params![key, m.track.as_str(), confidence, preference])?;
+        histories.add(m.track.as_str().into());
+        histories.add(rusqlite::types::ValueRef::Real(confidence));
+        histories.add(rusqlite::types::ValueRef::Real(preference));
+    }
+    t.prepare_cached(&format!("INSERT INTO listeners_{generation} VALUES (?1, ?2, ?3, ?4, ?5)"))?
+        .execute(rusqlite::params![key, listener.id.as_str(), vector, sum, histories.finish()])?;
+    Ok(sum)
+}
+
+pub(super) fn put_removed(t: &Transaction, key: i64, id: &str, seq: i64) -> rusqlite::Result<()> {
+    put(t, "removed", "key", &[&key, &id, &seq]).map(drop)
+}
+
+pub(super) fn put_file(t: &Transaction, file: &FileRecord, at: i64) -> rusqlite::Result<()> {
+    let track = match &file.outcome {
+        FileOutcome::Track(id) => Some(id.as_str()),
+        FileOutcome::Failed { .. } => None,
     };
-    let path = PathValue(&file.stamp.path);
-    let before: Option<String> = t
-        .prepare_cached("SELECT track FROM files WHERE path = ?1")?
-        .query_row([&path], |row| row.get(0))
-        .optional()?
-        .flatten();
-    let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64);
-    t.prepare_cached(
-        "INSERT INTO files VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
-         ON CONFLICT (path) DO UPDATE SET size = ?2, modified = ?3, content = ?4,
-             track = CASE WHEN ?6 IS NULL THEN ?5 ELSE track END, reason = ?6, retry = ?7,
-             decoder = ?8, at = ?9",
-    )?
-    .execute(params![
-        path,
-        file.stamp.size as i64,
-        file.stamp.modified,
-        file.content,
-        track,
-        reason,
-        retry,
-        file.decoder,
-        at
-    ])?;
-    // The file held another track until now (it was re-tagged, say, so that its content hash changed): the old one is
-    // gone from the disk. A file that failed keeps the track that it gave before, until it gives another. A track that
-    // somebody named stays until somebody removes it.
-    if let Some(before) = before
-        && track.is_some_and(|now| now != before)
-        && t.prepare_cached("SELECT 1 FROM tracks WHERE id = ?1 AND content = id")?.exists([&before])?
-        && !t.prepare_cached("SELECT 1 FROM files WHERE track = ?1")?.exists([&before])?
-        && let Ok(before) = TrackId::new(before)
-    {
-        remove(t, &before)?;
-    }
-    Ok(())
+    put_file_of(t, file, track, at)
 }
 
-fn remove(t: &Transaction, id: &TrackId) -> rusqlite::Result<()> {
-    let key: Option<i64> = t
-        .prepare_cached("DELETE FROM tracks WHERE id = ?1 RETURNING key")?
-        .query_row([id.as_str()], |row| row.get(0))
-        .optional()?;
-    if let Some(key) = key {
-        let seq = next_seq(t)?;
-        t.prepare_cached("INSERT INTO removed VALUES (?1, ?2, ?3)")?.execute(params![key, id.as_str(), seq])?;
-    }
-    Ok(())
+fn put_file_of(t: &Transaction, file: &FileRecord, track: Option<&str>, at: i64) -> rusqlite::Result<()> {
+    let (reason, retry) = match &file.outcome {
+        FileOutcome::Track(_) => (None, false),
+        FileOutcome::Failed { reason, retry } => (Some(reason), *retry),
+    };
+    let FileRecord { stamp, content, decoder, .. } = file;
+    put(
+        t,
+        "files",
+        "path",
+        &[
+            &PathValue(&stamp.path),
+            &(stamp.size as i64),
+            &stamp.modified,
+            content,
+            &track,
+            &reason,
+            &retry,
+            decoder,
+            &at,
+        ],
+    )
+    .map(drop)
 }
 
 /// A catalogue vector must be finite and of unit length, or every search that meets it is wrong.
