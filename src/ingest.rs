@@ -20,7 +20,7 @@ use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 
 use crate::artefact::content_hash;
-use crate::audio::{self, DECODER_VERSION, FrontEnd, Heard, Listening, Tags};
+use crate::audio::{self, DECODER_VERSION, FrontEnd, Heard, Listening, SpectrogramCache, Tags};
 use crate::encoder::Model;
 use crate::error::{Error, Result};
 use crate::ids::TrackId;
@@ -155,6 +155,14 @@ enum Message {
     Broken(Error),
 }
 
+/// How files are heard.
+#[derive(Clone, Copy, Debug)]
+pub struct Hearing<'a> {
+    pub listening: &'a Listening,
+    /// Takes the spectrograms of what is heard, so that another model can hear it again without its file.
+    pub cache: Option<&'a SpectrogramCache>,
+}
+
 /// Hears every input and puts it into the catalogue. `report` is called once per input, after its outcome is durable;
 /// `stop` ends the run early, with what is in flight committed.
 ///
@@ -165,11 +173,12 @@ pub fn ingest(
     store: &mut Store,
     model: &Model,
     inputs: impl Iterator<Item = Result<Input>> + Send,
-    listening: &Listening,
+    hearing: Hearing,
     config: &IngestConfig,
     stop: &AtomicBool,
     report: &mut dyn FnMut(&Outcome),
 ) -> Result<Summary> {
+    let listening = hearing.listening;
     listening.check()?;
     config.check()?;
     if let Some(space) = store.space()? {
@@ -190,7 +199,7 @@ pub fn ingest(
         scope.spawn(move || scout(folder, maker, inputs, stop, to_workers, to_batch_of_scout));
         for _ in 0..workers {
             let (jobs, to_batch) = (jobs.clone(), to_batch.clone());
-            scope.spawn(move || work(folder, maker, front_end, listening, stop, &jobs, &to_batch));
+            scope.spawn(move || work(folder, maker, front_end, hearing, stop, &jobs, &to_batch));
         }
         drop(to_batch);
         // The workers own the queue: when the last of them leaves, the scout finds nobody listening and leaves too.
@@ -299,7 +308,7 @@ fn work(
     folder: &Path,
     maker: &Maker,
     front_end: &FrontEnd,
-    listening: &Listening,
+    hearing: Hearing,
     stop: &AtomicBool,
     jobs: &Mutex<Receiver<Job>>,
     to_batch: &SyncSender<Message>,
@@ -326,8 +335,11 @@ fn work(
                 Err(e) => Message::Broken(e),
                 Ok(Recognised::Settled(message)) => *message,
                 Ok(Recognised::New(content)) => {
-                    match audio::hear(&job.input.path, front_end, front_end.frames, listening) {
-                        Ok(heard) => Message::Heard(Box::new(HeardJob { job, content, heard })),
+                    match audio::hear(&job.input.path, front_end, front_end.frames, hearing.listening) {
+                        Ok(heard) => {
+                            keep(hearing.cache, &content.hash, &heard);
+                            Message::Heard(Box::new(HeardJob { job, content, heard }))
+                        }
                         Err(e) => failed(job.stamp, Some(content.hash), &e, job.started),
                     }
                 }
@@ -336,6 +348,17 @@ fn work(
         if to_batch.send(message).is_err() {
             return;
         }
+    }
+}
+
+/// A spectrogram that cannot be kept costs a decoding later, and no track now.
+fn keep(cache: Option<&SpectrogramCache>, content: &str, heard: &Heard) {
+    let Some(cache) = cache else { return };
+    let key = cache.key(content.to_string());
+    if !key.file.exists()
+        && let Err(e) = cache.keep(&key, heard)
+    {
+        tracing::warn!("spectrogram not kept: {e}");
     }
 }
 
@@ -619,7 +642,8 @@ mod tests {
         let config = IngestConfig { workers: 1, batch: 2, ..IngestConfig::default() };
         let mut outcomes = Vec::new();
         let stop = AtomicBool::new(false);
-        let summary = ingest(store, &model(scale), inputs.into_iter(), listening, &config, &stop, &mut |o| {
+        let hearing = Hearing { listening, cache: None };
+        let summary = ingest(store, &model(scale), inputs.into_iter(), hearing, &config, &stop, &mut |o| {
             outcomes.push(o.clone())
         })?;
         Ok((summary, outcomes))

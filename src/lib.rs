@@ -41,7 +41,7 @@
 //! | [`handover`] | prediction and plays → the vector that is served | the first line |
 //! | [`store`] | the catalogue, which is the truth | the first line |
 //! | [`index`] | which songs are near: a cache of the catalogue | `store` |
-//! | [`inputs`] [`embed`] [`ingest`] | files, folders, manifests; the jobs that turn them into vectors, without a catalogue and into one | `store`; `audio` `encoder` |
+//! | [`inputs`] [`embed`] [`ingest`] [`reindex`] | files, folders, manifests; the jobs that turn them into vectors, without a catalogue, into one, and anew | `store`; `audio` `encoder` |
 //! | [`recommend`] | which tracks for whom, and because of what | `index` `store` `factors` |
 //! | [`eval`] | how good is it | `factors` `events` `handover` |
 //! | [`plot`] | curves and spectrograms as pictures | the first line |
@@ -65,6 +65,7 @@ pub mod index;
 pub mod ingest;
 pub mod inputs;
 pub mod recommend;
+pub mod reindex;
 
 pub mod eval;
 pub mod plot;

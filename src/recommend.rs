@@ -9,6 +9,7 @@
 
 use std::collections::HashSet;
 use std::path::Path;
+use std::thread::JoinHandle;
 
 use ndarray::Array2;
 use serde::{Deserialize, Serialize};
@@ -137,6 +138,8 @@ pub struct Recommender {
     fold_in: FoldIn,
     listeners: Listeners,
     listeners_version: i64,
+    /// The catalogue serves another generation, which is being opened beside this one.
+    opening: Option<JoinHandle<Result<Recommender>>>,
 }
 
 impl Recommender {
@@ -157,11 +160,30 @@ impl Recommender {
         // Read before the listeners, so that a change in between is seen by the next refresh.
         let listeners_version = store.listeners_version()?;
         let listeners = Listeners::load(&store, index.dimensions())?;
-        Ok(Recommender { config: config.clone(), store, index, space, fold_in, listeners, listeners_version })
+        let config = config.clone();
+        Ok(Recommender { config, store, index, space, fold_in, listeners, listeners_version, opening: None })
     }
 
-    /// Takes in what was acknowledged since, by whomever; returns how many tracks changed.
+    /// Takes in what was acknowledged since, by whomever; returns how many tracks changed. Where the catalogue serves
+    /// another model or space since (`debut reindex`), that is opened by another thread, and the first call after it is
+    /// done goes over to it; until then the answers are those of before.
     pub fn refresh(&mut self) -> Result<usize> {
+        if let Some(opened) = self.opening.take_if(|opening| opening.is_finished()) {
+            match opened.join() {
+                Ok(Ok(opened)) => {
+                    *self = opened;
+                    // It may be behind what was written while it was opened.
+                    return self.refresh().map(|_| self.len());
+                }
+                Ok(Err(e)) => tracing::warn!("what the catalogue serves now cannot be opened: {e}"),
+                Err(_) => tracing::warn!("what the catalogue serves now cannot be opened"),
+            }
+        }
+        if self.opening.is_none() && self.store.is_behind()? {
+            let (folder, index, config) =
+                (self.store.folder().to_path_buf(), self.index.config().clone(), self.config.clone());
+            self.opening = Some(std::thread::spawn(move || Recommender::open(&folder, &index, &config)));
+        }
         let changed = self.index.refresh_if_changed(&self.store)?;
         self.index.build_in_background();
         let version = self.store.listeners_version()?;

@@ -20,7 +20,7 @@ use half::slice::HalfFloatSliceExt;
 use ndarray::{Array2, Array3};
 use serde::{Deserialize, Serialize};
 
-use super::{DECODER_VERSION, FrontEnd, Listening, Tags, hear};
+use super::{DECODER_VERSION, FrontEnd, Heard, Listening, Tags, hear};
 use crate::artefact::{atomic_write, content_hash};
 use crate::error::{Error, Result};
 
@@ -98,26 +98,38 @@ impl SpectrogramCache {
         if !regular {
             return Err(Error::decode(path, "not a regular file"));
         }
-        let content = content_hash(path)?;
-        let key = CachedKey { file: self.folder.join(format!("{content}.mel")), content };
+        let key = self.key(content_hash(path)?);
         match self.verify(&key) {
             Ok(()) => return Ok(key),
             Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
             Err(damage) => tracing::warn!("{damage}; hearing {} again", path.display()),
         }
         let heard = hear(path, &self.front_end, self.frames, &self.listening)?;
+        self.keep(&key, &heard)?;
+        Ok(key)
+    }
+
+    /// Where the spectrograms of the file with this [content hash](content_hash) are, if they are.
+    pub fn key(&self, content: String) -> CachedKey {
+        CachedKey { file: self.folder.join(format!("{content}.mel")), content }
+    }
+
+    /// Stores what was heard, with this cache's front end and windows.
+    ///
+    /// # Errors
+    /// `Io` where it cannot be written; nothing is stored then.
+    pub fn keep(&self, key: &CachedKey, heard: &Heard) -> Result<()> {
         let about = About {
             seconds: heard.seconds,
-            start_seconds: heard.start_seconds,
+            start_seconds: heard.start_seconds.clone(),
             tiled: heard.tiled,
-            tags: heard.tags,
+            tags: heard.tags.clone(),
             format: heard.format.into(),
             codec: heard.codec.into(),
             source_rate: heard.source_rate,
             channels: heard.channels,
         };
-        self.store(&key, &about, &heard.mels)?;
-        Ok(key)
+        self.store(key, &about, &heard.mels)
     }
 
     /// All windows, `[windows, frames, mel_bands]`.

@@ -12,7 +12,7 @@ use crate::encoder::Model;
 use crate::error::{Error, Result};
 use crate::factors::Factors;
 use crate::index::Filter;
-use crate::ingest::{Status, Summary, ingest};
+use crate::ingest::{Hearing, Status, Summary, ingest};
 use crate::inputs::{Input, read_manifest};
 use crate::recommend::{Query, Recommender};
 use crate::store::Store;
@@ -138,7 +138,8 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
 fn take_in(store: &mut Store, model: &Model, inputs: Vec<Input>, context: &Context) -> Result<Summary> {
     let bar = progress(inputs.len() as u64, "   listening");
     let Config { listen, ingest: config, .. } = &context.config;
-    let summary = ingest(store, model, inputs.into_iter().map(Ok), listen, config, &context.stop, &mut |outcome| {
+    let hearing = Hearing { listening: listen, cache: None };
+    let summary = ingest(store, model, inputs.into_iter().map(Ok), hearing, config, &context.stop, &mut |outcome| {
         bar.inc(1);
         if outcome.status == Status::Failed {
             let reason = outcome.reason.as_deref().unwrap_or("no reason given");

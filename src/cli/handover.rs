@@ -234,17 +234,24 @@ pub fn write_space(model: &Path, space: &Space) -> Result<()> {
 /// # Errors
 /// `Mismatch` where the catalogue lives in another space.
 pub fn adopt_space(store: &mut Store, folder: &Path, model: &Model) -> Result<()> {
+    let space = space_beside(folder, model)?;
+    match store.space()? {
+        // The catalogue may know a newer description of the same space, with more listeners.
+        Some(row) if row.id == space.id => Ok(()),
+        // Refused where there are tracks of another space.
+        _ => store.set_space(&space),
+    }
+}
+
+/// The space that this model, which lies in `folder`, predicts into.
+pub fn space_beside(folder: &Path, model: &Model) -> Result<SpaceRow> {
     let path = folder.join(SPACE);
     let text = std::fs::read(&path).map_err(Error::io(&path))?;
     let space: Space =
         serde_json::from_slice(&text).map_err(|e| Error::format(&path, "the description of a factor space", e))?;
     model.config.space.require(&format!("the model and {}", path.display()), &space.id)?;
-    match store.space()? {
-        // The catalogue may know a newer description of the same space, with more listeners.
-        Some(row) if row.id == space.id => Ok(()),
-        // Refused where there are tracks of another space.
-        _ => adopt(store, &space),
-    }
+    let description = describe(&space, &path)?;
+    Ok(SpaceRow { id: space.id, dimensions: space.dimensions, description })
 }
 
 fn adopt(store: &mut Store, space: &Space) -> Result<()> {

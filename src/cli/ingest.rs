@@ -4,12 +4,12 @@ use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 
 use super::{Context, count, damage, exit_code, model_folder, of_them_damaged, print_json, print_line, progress};
-use crate::audio::Listening;
+use crate::audio::{Listening, SpectrogramCache};
 use crate::cli::handover::adopt_space;
 use crate::encoder::{Device, Model};
 use crate::error::Result;
 use crate::index::Index;
-use crate::ingest::{Outcome, Status, ingest};
+use crate::ingest::{Hearing, Outcome, Status, ingest};
 use crate::inputs::{Input, read_manifest, walk};
 use crate::store::Store;
 
@@ -46,6 +46,10 @@ pub struct Args {
     #[arg(long, value_name = "N")]
     segments: Option<usize>,
 
+    /// Keeps the spectrograms here (150 kB a window), so that `debut reindex` need not decode the files again.
+    #[arg(long, value_name = "DIR")]
+    cache: Option<PathBuf>,
+
     /// Where the network runs: cpu, or a GPU by way of cuda, wgpu or vulkan (each to be built in: --features NAME).
     #[arg(long, default_value_t)]
     device: Device,
@@ -58,6 +62,9 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     listening.check()?;
     let folder = model_folder(args.model.as_deref())?;
     let model = Model::load(&folder)?.on(args.device)?;
+    let front_end = &model.config.front_end;
+    let open = |dir: &PathBuf| SpectrogramCache::open(dir, front_end, front_end.frames, &listening);
+    let cache = args.cache.as_ref().map(open).transpose()?;
     let mut inputs: Vec<Input> = Vec::new();
     for manifest in &args.manifest {
         inputs.extend(read_manifest(manifest)?);
@@ -78,7 +85,8 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
         .inspect(move |_| found.inc_length(1));
     let all = inputs.into_iter().map(Ok).chain(from_folders);
     let mut printed = Ok(());
-    let result = ingest(&mut store, &model, all, &listening, &config.ingest, &context.stop, &mut |outcome| {
+    let hearing = Hearing { listening: &listening, cache: cache.as_ref() };
+    let result = ingest(&mut store, &model, all, hearing, &config.ingest, &context.stop, &mut |outcome| {
         bar.inc(1);
         let line = if context.json {
             bar.suspend(|| print_json(outcome))

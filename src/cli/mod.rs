@@ -2,6 +2,7 @@
 //! and prints; where two stages meet (spectrograms and targets, say), they meet here.
 
 mod check;
+mod compact;
 mod demo;
 mod embed;
 mod evaluate;
@@ -14,6 +15,7 @@ mod handover;
 mod ingest;
 mod mel;
 mod recommend;
+mod reindex;
 mod remove;
 mod status;
 mod train;
@@ -102,6 +104,10 @@ enum Verb {
     Failures(failures::Args),
     /// Takes tracks out of the catalogue.
     Remove(remove::Args),
+    /// Builds a new model's vectors beside those that are served, and changes over at once; or back.
+    Reindex(reindex::Args),
+    /// Gives back the room of what was removed.
+    Compact(compact::Args),
     /// Verifies the catalogue and its index.
     Check(check::Args),
 }
@@ -109,7 +115,10 @@ enum Verb {
 impl Verb {
     /// The verbs that finish what is in flight on Ctrl-C or SIGTERM; the others have nothing to finish.
     fn stops_gently(&self) -> bool {
-        matches!(self, Verb::Demo(_) | Verb::Embed(_) | Verb::Factorize(_) | Verb::Train(_) | Verb::Ingest(_))
+        matches!(
+            self,
+            Verb::Demo(_) | Verb::Embed(_) | Verb::Factorize(_) | Verb::Train(_) | Verb::Ingest(_) | Verb::Reindex(_)
+        )
     }
 }
 
@@ -171,6 +180,8 @@ impl Cli {
             Verb::Status(args) => status::run(args, context),
             Verb::Failures(args) => failures::run(args, context),
             Verb::Remove(args) => remove::run(args, context),
+            Verb::Reindex(args) => reindex::run(args, context),
+            Verb::Compact(args) => compact::run(args, context),
             Verb::Check(args) => check::run(args, context),
         }
     }

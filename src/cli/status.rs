@@ -49,6 +49,13 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     if let (Some(space), Some(d)) = (&status.space, status.dimensions) {
         print_line(&format!("space      {space}, {d} dimensions"))?;
     }
+    if status.without_vector > 0 {
+        let n = count(status.without_vector, "track");
+        print_line(&format!("missing    {n} without a vector in this space: `debut ingest` hears them again"))?;
+    }
+    if let Some(previous) = &status.previous_space {
+        print_line(&format!("kept       the generation before, in {previous}: `debut reindex --back` serves it"))?;
+    }
     for (model, windows, n) in &status.models {
         let windows = count(u64::from(*windows), "window");
         print_line(&format!("model      {model}, {windows} of each track: {}", count(*n, "track")))?;

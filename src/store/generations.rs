@@ -10,9 +10,10 @@ use std::path::Path;
 
 use rusqlite::{Connection, Transaction, params};
 
-use super::open::{BUILDER, lock};
+use super::open::{BUILDER, WRITER, lock};
+use super::read::{track_row, track_sql};
 use super::sums::{sum_of, verified};
-use super::{SpaceRow, Store};
+use super::{SpaceRow, Store, Track};
 use crate::artefact::SpaceId;
 use crate::error::{Error, Result};
 
@@ -262,27 +263,31 @@ impl Store {
     /// # Errors
     /// `Invalid` where another process writes, naming it.
     pub fn finish_building(&mut self) -> Result<()> {
-        self.writer = Some(lock(&self.folder, super::open::WRITER)?);
+        self.writer = Some(lock(&self.folder, WRITER)?);
         Ok(())
     }
 
     /// Up to `limit` tracks, in order of their keys after `after`, that the generation being built has not, or has from
     /// another content: as they are served now, with their keys.
-    pub fn unbuilt(&self, after: u64, limit: usize) -> Result<Vec<(u64, super::Track)>> {
-        let (Some(working), served) = (self.working, self.served()?) else { return Ok(Vec::new()) };
-        let sql = format!(
-            "{} WHERE t.key > ?1 AND NOT EXISTS
-             (SELECT 1 FROM vectors_{working} w WHERE w.track = t.key AND w.content IS t.content)
-             ORDER BY t.key LIMIT ?2",
-            super::read::track_sql(served)
-        );
+    pub fn unbuilt(&self, after: u64, limit: usize) -> Result<Vec<(u64, Track)>> {
+        let Some(working) = self.working else { return Ok(Vec::new()) };
+        let tracks = track_sql(self.served()?);
+        let sql = format!("{tracks} WHERE t.key > ?1 AND {} ORDER BY t.key LIMIT ?2", missing_in(working));
         self.ask(|db| {
             db.prepare_cached(&sql)?
                 .query_map(params![after as i64, limit as i64], |row| {
-                    Ok((row.get::<_, i64>(0)? as u64, super::read::track_row(row)?))
+                    Ok((row.get::<_, i64>(0)? as u64, track_row(row)?))
                 })?
                 .collect()
         })
+    }
+
+    /// How many tracks [`Store::unbuilt`] would tell of.
+    pub fn count_unbuilt(&self) -> Result<u64> {
+        let Some(working) = self.working else { return Ok(0) };
+        let (served, missing) = (self.served()?, missing_in(working));
+        let sql = format!("SELECT count(*) FROM tracks t JOIN vectors_{served} v ON v.track = t.key WHERE {missing}");
+        self.ask(|db| db.query_row(&sql, [], |row| row.get::<_, i64>(0)).map(|n| n as u64))
     }
 
     /// Of the generation being built: how many tracks it has, and how many are served.
@@ -379,6 +384,11 @@ impl Store {
     pub(super) fn generation(&self) -> Result<Option<Generation>> {
         self.working.map(|number| self.ask(|db| Generation::load(db, number))).transpose()
     }
+}
+
+/// Of a track `t`: the generation `number` has no vector of it, or one of another content.
+fn missing_in(number: i64) -> String {
+    format!("NOT EXISTS (SELECT 1 FROM vectors_{number} w WHERE w.track = t.key AND w.content IS t.content)")
 }
 
 /// Vectors of tracks that are gone, or whose content has changed since, are not served.
