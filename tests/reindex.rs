@@ -34,7 +34,7 @@ fn shipped_space() -> Space {
 fn songs_and_events(folder: &Path) {
     let music = music(folder, 10);
     let mut manifest = "path,id,artist\n".to_string();
-    let mut events = "user,track,action,timestamp\n".to_string();
+    let mut events = "user,track,action,time\n".to_string();
     for i in 0..10 {
         let path = music.join(format!("album 0/song {i:03}.wav"));
         manifest += &format!("{},song {i},artist {}\n", path.display(), i % 3);
