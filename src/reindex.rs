@@ -226,7 +226,9 @@ mod tests {
         });
         let hearing = Hearing { listening: &Listening::default(), cache: Some(cache) };
         let stop = AtomicBool::new(false);
-        ingest(&mut store, model, inputs, hearing, &IngestConfig::default(), &stop, &mut |_| ()).unwrap();
+        // One worker: keys in the order of the names.
+        let config = IngestConfig { workers: 1, ..IngestConfig::default() };
+        ingest(&mut store, model, inputs, hearing, &config, &stop, &mut |_| ()).unwrap();
         let mut changes = Vec::new();
         for i in 0..2 {
             let id = TrackId::new(format!("tone {i}")).unwrap();
