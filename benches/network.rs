@@ -37,6 +37,7 @@ fn model() -> Model {
         space: SpaceId::named("space-bench"),
         typical_norm: 1.0,
         weights: String::new(),
+        space_json: String::new(),
         encoder: encoder.clone(),
         front_end: FrontEnd::default(),
         training: BTreeMap::new(),

@@ -100,7 +100,7 @@ for first, second in [("steps.ogg", "sweep.ogg"), ("steps.ogg", "steps-mono.opus
     open(f"corpus/hear/multiplexed-{first}-{second}", "wb").write(b"".join(mixed))
 text = open("fuzz_targets/tiny-model.toml", "rb").read()
 open("corpus/formats/model", "wb").write(b"\x02" + text)
-open("corpus/formats/factors", "wb").write(b"\x03" + open("../models/game-music/factors/factors.toml", "rb").read())
+open("corpus/formats/factors", "wb").write(b"\x03" + open("../models/game-music/factors/factors.toml", "rb").read().split(b"\n", 1)[1])
 about = b'{"seconds":1.0,"start_seconds":[0.0,0.5],"tiled":false,"tags":{},"format":"wav","codec":"pcm","source_rate":22050,"channels":1}'
 # The weights of that network: one tensor behind the other, all zero but the deviations.
 def tensor(name, *shape):

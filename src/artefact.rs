@@ -76,7 +76,7 @@ impl Aside {
         if path.is_dir() {
             return Err(Error::unsupported(path, "the name of a file", "a folder"));
         }
-        fs::create_dir_all(folder).map_err(Error::io(folder))?;
+        create_folder(folder)?;
         let file = tempfile::Builder::new().suffix(".partial").tempfile_in(folder).map_err(Error::io(folder))?;
         Ok(Aside { path: path.to_path_buf(), folder: folder.to_path_buf(), file })
     }
@@ -95,15 +95,97 @@ impl Aside {
             let mode = fs::Permissions::from_mode(0o644);
             file.as_file().set_permissions(mode).map_err(Error::io(&path))?;
         }
-        file.persist(&path).map_err(|e| Error::Io { path: path.clone(), source: e.error })?;
-        File::open(&folder).and_then(|d| d.sync_all()).map_err(Error::io(&folder))
+        let aside = file.into_temp_path();
+        // Not by `persist`, which asks the kernel past the C library, so that no test could make it fail.
+        fs::rename(&aside, &path).map_err(Error::io(&path))?;
+        // It has its name: there is nothing to remove.
+        let _ = aside.keep();
+        sync_folder(&folder)
     }
+}
+
+/// Makes the folder, and those above it, where they are not there, and syncs those that got an entry by this: without, a
+/// power loss can take a new folder away with all that was synced in it.
+pub fn create_folder(folder: &Path) -> Result<()> {
+    let is_missing = |folder: &&Path| !folder.as_os_str().is_empty() && !folder.exists();
+    let missing: Vec<&Path> = folder.ancestors().take_while(is_missing).collect();
+    fs::create_dir_all(folder).map_err(Error::io(folder))?;
+    missing.iter().filter_map(|made| made.parent()).try_for_each(sync_folder)
+}
+
+/// Makes the names in a folder durable. The empty path is the folder that we are in.
+fn sync_folder(folder: &Path) -> Result<()> {
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    File::open(folder).and_then(|d| d.sync_all()).map_err(Error::io(folder))
 }
 
 /// Writes `value` as TOML, atomically.
 pub fn write_toml(path: &Path, value: &impl Serialize) -> Result<()> {
     let text = toml::to_string_pretty(value).map_err(|e| Error::format(path, "a value that TOML can hold", e))?;
     atomic_write(path, |out| out.write_all(text.as_bytes()))
+}
+
+/// Stands before the hash, in the first line of a sealed file.
+const SEAL: &str = "# BLAKE3 of the lines below: ";
+
+/// `text` under a line with its hash, which [`read_sealed_toml`] asks for.
+pub fn seal(text: &str) -> String {
+    format!("{SEAL}{}\n{text}", blake3::hash(text.as_bytes()).to_hex())
+}
+
+/// As [`write_toml`], with a hash in the first line: in a description that numbers rest on, one changed digit would go
+/// unnoticed.
+pub fn write_sealed_toml(path: &Path, value: &impl Serialize) -> Result<()> {
+    let text = toml::to_string_pretty(value).map_err(|e| Error::format(path, "a value that TOML can hold", e))?;
+    atomic_write(path, |out| out.write_all(seal(&text).as_bytes()))
+}
+
+/// Reads what [`write_sealed_toml`] wrote.
+///
+/// # Errors
+/// As [`read_toml`]; and `Format` where the hash is missing or another. Who changed the file on purpose finds the right
+/// one in the message.
+pub fn read_sealed_toml<T: DeserializeOwned>(path: &Path, what: &str) -> Result<T> {
+    let bytes = fs::read(path).map_err(Error::io(path))?;
+    let text = String::from_utf8(bytes).map_err(|e| Error::format(path, format!("{what}, text in UTF-8"), e))?;
+    let (first, rest) = text.split_once('\n').unwrap_or((&text, ""));
+    let (expected, hash) = match first.strip_prefix(SEAL) {
+        Some(hash) => (rest, hash),
+        // Written without the line, or the line itself is damaged.
+        None => (text.as_str(), "none"),
+    };
+    let found = blake3::hash(expected.as_bytes()).to_hex();
+    if hash != found.as_str() {
+        let expected = format!("{what} with the first line \"{SEAL}{found}\"");
+        return Err(Error::format(path, expected, format!("{hash} there: the file is damaged, or was edited")));
+    }
+    toml::from_str(rest).map_err(|e| Error::format(path, what, e))
+}
+
+#[test]
+fn a_sealed_file_tells_every_changed_byte_and_takes_an_edit_with_its_hash() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.toml");
+    let table: toml::Table = toml::from_str("a = 1\nb = 2.5\n[c]\nd = \"e\"\n").unwrap();
+    write_sealed_toml(&path, &table).unwrap();
+    let read = || read_sealed_toml::<toml::Table>(&path, "settings");
+    assert_eq!(read().unwrap(), table);
+    let good = fs::read(&path).unwrap();
+    for at in 0..good.len() {
+        let mut bad = good.clone();
+        bad[at] ^= 1;
+        fs::write(&path, &bad).unwrap();
+        assert!(matches!(read(), Err(Error::Format { .. })), "byte {at}");
+        fs::write(&path, &good[..at]).unwrap();
+        assert!(matches!(read(), Err(Error::Format { .. })), "cut at {at}");
+    }
+    // The message has the line that an edit needs.
+    let edited = String::from_utf8(good).unwrap().replace("a = 1", "a = 7");
+    fs::write(&path, &edited).unwrap();
+    let message = read().unwrap_err().to_string();
+    let line = message.split('"').nth(1).unwrap();
+    fs::write(&path, [line, edited.split_once('\n').unwrap().1].join("\n")).unwrap();
+    assert_eq!(read().unwrap()["a"].as_integer(), Some(7));
 }
 
 /// Reads TOML; `what` says for errors what the file should be.

@@ -311,6 +311,7 @@ mod tests {
             space: SpaceId::named("s"),
             typical_norm: 1.0,
             weights: String::new(),
+            space_json: String::new(),
             encoder,
             front_end: FrontEnd::default(),
             training: Default::default(),

@@ -201,6 +201,7 @@ mod tests {
             space: SpaceId::named(space),
             typical_norm: 1.0,
             weights: String::new(),
+            space_json: String::new(),
             encoder,
             front_end: FrontEnd::default(),
             training: Default::default(),

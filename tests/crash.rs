@@ -1,100 +1,98 @@
-//! A killed ingestion loses nothing that it acknowledged, and a rerun completes it.
+//! A killed process loses nothing that it acknowledged, its catalogue is sound, and a rerun completes its work.
 
 mod common;
 
-use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
-use std::path::Path;
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use common::{debut, json, music, run};
-use debut::store::{Store, Track};
+use common::verbs::{Contents, Small, VERBS, Verb, acknowledged, copy_folder, number_from_environment};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// Small commits, so that most of the run lies between the first and the last of them.
-const BATCH: &str = "ingest.batch=4";
-
-/// Every track by its id, all fields, vectors to the bit.
-fn contents(catalogue: &Path) -> BTreeMap<String, Track> {
-    let mut all = BTreeMap::new();
-    let store = Store::read(catalogue).unwrap();
-    store
-        .for_each_track(&mut |_, track| {
-            all.insert(track.id.to_string(), track);
-            Ok(())
-        })
-        .unwrap();
-    all
+/// One verb: its catalogues before and after, and how long it takes.
+struct Case {
+    verb: &'static Verb,
+    before: Contents,
+    after: Contents,
+    takes: Duration,
 }
 
+#[derive(Debug, Default)]
+struct Count {
+    kills: usize,
+    /// Kills that found some of the work done, and some not.
+    midway: usize,
+    acknowledged: usize,
+}
+
+/// The catalogue as it is before the verb.
+fn prepared(verb: &Verb) -> String {
+    format!("prepared {}", verb.name)
+}
+
+/// Runs the verb, kills it at a random moment of the time that it takes, and looks at what is left. Whether it was killed.
+fn kill_once(small: &Small, case: &Case, catalogue: &str, rng: &mut ChaCha8Rng, count: &mut Count) -> bool {
+    let mut command = small.command(catalogue, case.verb.arguments);
+    let mut run = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let out = BufReader::new(run.stdout.take().unwrap());
+    let listen = std::thread::spawn(move || out.lines().map_while(Result::ok).collect::<Vec<_>>());
+    std::thread::sleep(case.takes.mul_f64(rng.random_range(0.0..1.0)));
+    run.kill().unwrap();
+    let was_killed = run.wait().unwrap().code().is_none();
+    let acknowledged = acknowledged(case.verb, listen.join().unwrap().iter().map(String::as_str));
+    let found = Contents::of(&small.catalogue(catalogue));
+    found.lies_between(&case.before, &case.after, &acknowledged).unwrap_or_else(|e| panic!("{}: {e}", case.verb.name));
+    if was_killed {
+        count.kills += 1;
+        count.midway += usize::from(found != case.before && found != case.after);
+        count.acknowledged += acknowledged.len();
+    }
+    if found != Contents::default() {
+        small.check(catalogue);
+    }
+    was_killed
+}
+
+/// `DEBUT_TEST_KILLS` says how many, 20 otherwise.
 #[test]
-fn twenty_kills_at_random_moments_end_in_the_catalogue_of_an_undisturbed_run() {
-    let dir = tempfile::tempdir().unwrap();
-    let songs = 60;
-    let music = music(dir.path(), songs);
-    std::fs::write(music.join("broken.ogg"), "OggS but not for long").unwrap();
-    let started = Instant::now();
-    json(dir.path(), 1, &["--catalogue", "undisturbed", "--set", BATCH, "ingest", "music", "--json"]);
-    let undisturbed = started.elapsed();
-    let expected = contents(&dir.path().join("undisturbed"));
-    assert_eq!(expected.len(), songs);
+fn kills_at_random_moments_lose_nothing_and_a_rerun_completes_the_work() {
+    let wanted = number_from_environment("DEBUT_TEST_KILLS", 20);
+    let small = Small::new();
+    let cases: Vec<Case> = VERBS
+        .iter()
+        .map(|verb| {
+            let (before, after, takes) = small.undisturbed(verb);
+            small.prepare(verb, &prepared(verb));
+            Case { verb, before, after, takes }
+        })
+        .collect();
 
     let mut rng = ChaCha8Rng::seed_from_u64(7);
-    let (mut kills, mut midway, mut round) = (0, 0, 0);
-    while kills < 20 {
-        let catalogue = format!("killed-{round}");
-        round += 1;
+    let mut counts: Vec<Count> = cases.iter().map(|_| Count::default()).collect();
+    for round in 0.. {
+        let kills: usize = counts.iter().map(|count| count.kills).sum();
+        if kills >= wanted {
+            break;
+        }
+        let which = round % cases.len();
+        let (case, catalogue) = (&cases[which], format!("killed-{round}"));
+        let prepared = small.catalogue(&prepared(case.verb));
+        if prepared.exists() {
+            copy_folder(&prepared, &small.catalogue(&catalogue));
+        }
         // One catalogue is killed again and again until a run of it gets through.
-        for attempt in 0.. {
-            let mut run = debut(dir.path())
-                .args(["--catalogue", &catalogue, "--set", BATCH, "ingest", "music", "--json"])
-                .stdout(Stdio::piped())
-                .stderr(Stdio::null())
-                .spawn()
-                .unwrap();
-            let out = BufReader::new(run.stdout.take().unwrap());
-            let listen = std::thread::spawn(move || out.lines().map_while(Result::ok).collect::<Vec<_>>());
-            std::thread::sleep(Duration::from_secs_f64(rng.random_range(0.0..1.0) * undisturbed.as_secs_f64()));
-            run.kill().unwrap();
-            let ended = run.wait().unwrap();
-            let acknowledged = listen.join().unwrap();
-            if ended.code().is_some() {
-                break;
-            }
-            kills += 1;
-            // Killed before it made a catalogue, it acknowledged nothing.
-            let folder = dir.path().join(&catalogue);
-            let there =
-                if folder.join("catalogue.sqlite").exists() { contents_or_empty(&folder) } else { BTreeMap::new() };
-            let added: Vec<String> = acknowledged
-                .iter()
-                .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-                .filter(|line| line["status"] == "added" || line["status"] == "skipped")
-                .map(|line| line["track"].as_str().unwrap().to_string())
-                .collect();
-            midway += usize::from(!there.is_empty() && there.len() < songs);
-            for track in &added {
-                assert_eq!(there.get(track), expected.get(track), "acknowledged, then lost: {track}");
-            }
-            if attempt == 4 {
+        for _ in 0..5 {
+            if !kill_once(&small, case, &catalogue, &mut rng, &mut counts[which]) {
                 break;
             }
         }
-        let (code, stdout, stderr) = run(dir.path(), &["--catalogue", &catalogue, "ingest", "music"]);
-        assert_eq!(code, 1, "the broken file fails: {stdout} {stderr}");
-        assert_eq!(contents(&dir.path().join(&catalogue)), expected);
-        assert_eq!(json(dir.path(), 0, &["--catalogue", &catalogue, "check", "--json"])[0]["ok"], true);
-        assert_eq!(json(dir.path(), 0, &["--catalogue", &catalogue, "failures", "--json"]).len(), 1);
+        small.complete(case.verb, &catalogue, &case.after);
+        std::fs::remove_dir_all(small.catalogue(&catalogue)).unwrap();
     }
-    assert!(midway > 0, "at least one of {kills} kills must hit the middle of the work");
-}
-
-/// A process that was killed while it made the tables leaves a database without them.
-fn contents_or_empty(catalogue: &Path) -> BTreeMap<String, Track> {
-    match Store::read(catalogue) {
-        Ok(_) => contents(catalogue),
-        Err(_) => BTreeMap::new(),
+    for (case, count) in cases.iter().zip(&counts) {
+        println!("{}: {} ms undisturbed, {count:?}", case.verb.name, case.takes.as_millis());
     }
+    let midway: usize = counts.iter().map(|count| count.midway).sum();
+    assert!(midway > 0, "at least one kill must hit the middle of the work: {counts:?}");
 }

@@ -20,10 +20,11 @@ fn model(folder: &Path, name: &str, space: &Space, seed: u64) {
     let mut config: ModelConfig =
         toml::from_str(&std::fs::read_to_string(Path::new(SHIPPED).join("model.toml")).unwrap()).unwrap();
     (config.name, config.space, config.encoder.dimensions) = (name.into(), space.id.clone(), space.dimensions);
-    let weights = Weights::random(&config.encoder, seed);
+    let (weights, described) = (Weights::random(&config.encoder, seed), serde_json::to_vec(space).unwrap());
+    config.space_json = blake3::hash(&described).to_hex().to_string();
     let dir = folder.join(name);
     Model::new(config, &weights).unwrap().save(&dir).unwrap();
-    std::fs::write(dir.join("space.json"), serde_json::to_vec(space).unwrap()).unwrap();
+    std::fs::write(dir.join("space.json"), described).unwrap();
 }
 
 fn shipped_space() -> Space {

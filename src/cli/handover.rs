@@ -222,17 +222,19 @@ pub fn hand_over_all(
 /// The file beside a model that describes the space it predicts into.
 const SPACE: &str = "space.json";
 
-/// Writes the description of the space beside a model.
-pub fn write_space(model: &Path, space: &Space) -> Result<()> {
+/// Writes the description of the space beside a model, and returns its hash for
+/// [`ModelConfig::space_json`](crate::encoder::ModelConfig::space_json).
+pub fn write_space(model: &Path, space: &Space) -> Result<String> {
     let path = model.join(SPACE);
     let text = describe(space, &path)?;
-    atomic_write(&path, |out| std::io::Write::write_all(out, text.as_bytes()))
+    atomic_write(&path, |out| std::io::Write::write_all(out, text.as_bytes()))?;
+    Ok(blake3::hash(text.as_bytes()).to_hex().to_string())
 }
 
 /// Gives the catalogue the space of this model, or finds that it has it.
 ///
 /// # Errors
-/// `Mismatch` where the catalogue lives in another space.
+/// `Mismatch` where the catalogue lives in another space, or the space is not described as the model says.
 pub fn adopt_space(store: &mut Store, folder: &Path, model: &Model) -> Result<()> {
     let space = space_beside(folder, model)?;
     match store.space()? {
@@ -247,6 +249,11 @@ pub fn adopt_space(store: &mut Store, folder: &Path, model: &Model) -> Result<()
 pub fn space_beside(folder: &Path, model: &Model) -> Result<SpaceRow> {
     let path = folder.join(SPACE);
     let text = std::fs::read(&path).map_err(Error::io(&path))?;
+    let hash = blake3::hash(&text).to_hex();
+    if hash.as_str() != model.config.space_json {
+        let what = format!("the model of {} and its {SPACE}", folder.display());
+        return Err(Error::mismatch(what, format!("BLAKE3 {}", model.config.space_json), hash));
+    }
     let space: Space =
         serde_json::from_slice(&text).map_err(|e| Error::format(&path, "the description of a factor space", e))?;
     model.config.space.require(&format!("the model and {}", path.display()), &space.id)?;

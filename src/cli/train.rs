@@ -155,12 +155,12 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
         space: factors.space.clone(),
         typical_norm: factors.typical_norm(),
         weights: String::new(),
+        space_json: write_space(&args.out, &factors.space())?,
         encoder: config.encoder.clone(),
         front_end: FrontEnd::default(),
         training: facts.iter().map(|(k, v)| (k.to_string(), v.clone())).collect(),
         scores: [("validation_cosine".to_string(), trained.best.valid_cosine)].into(),
     };
-    write_space(&args.out, &factors.space())?;
     write_toml(&args.out.join("config.toml"), config)?;
     let model = Model::new(model_config, &trained.weights)?;
     model.save(&args.out)?;

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::embed::Engine;
 use super::{CONVOLUTIONS, Device, EncoderConfig, LAYERS, Layer, Weights};
-use crate::artefact::{SpaceId, atomic_write, read_toml, write_toml};
+use crate::artefact::{SpaceId, atomic_write, read_sealed_toml, write_sealed_toml};
 use crate::audio::FrontEnd;
 use crate::error::{Error, Result};
 
@@ -40,6 +40,9 @@ pub struct ModelConfig {
     /// BLAKE3 of the weights file; filled in by [`Model::new`].
     #[serde(default)]
     pub weights: String,
+    /// BLAKE3 of `space.json`, which describes the space; empty where none lies beside the model.
+    #[serde(default)]
+    pub space_json: String,
     /// The network.
     #[serde(default)]
     pub encoder: EncoderConfig,
@@ -114,7 +117,7 @@ impl Model {
     /// `Io`; `Format` or `Mismatch`, naming the file, where it is damaged, or is not the one that `model.toml`
     /// describes, or does not fit the network.
     pub fn load(dir: &Path) -> Result<Model> {
-        let config: ModelConfig = read_toml(&dir.join(CONFIG_FILE), "the description of a model")?;
+        let config: ModelConfig = read_sealed_toml(&dir.join(CONFIG_FILE), "the description of a model")?;
         config.check().map_err(|e| Error::format(dir.join(CONFIG_FILE), "a consistent model", e))?;
         let path = dir.join(WEIGHTS_FILE);
         let file = File::open(&path).map_err(Error::io(&path))?;
@@ -137,7 +140,7 @@ impl Model {
     /// Writes the model's folder; `model.toml` comes last, so a folder that has one is whole.
     pub fn save(&self, dir: &Path) -> Result<()> {
         atomic_write(&dir.join(WEIGHTS_FILE), |out| out.write_all(&self.bytes))?;
-        write_toml(&dir.join(CONFIG_FILE), &self.config)
+        write_sealed_toml(&dir.join(CONFIG_FILE), &self.config)
     }
 
     /// `name@` and the first 12 hexadecimal digits of the weights' hash: vectors of one id can be compared.
@@ -299,6 +302,7 @@ pub(super) fn read_tensors(
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::artefact::seal;
     use crate::encoder::tests::tiny;
     use ndarray::Array3;
     use rand::{RngExt, SeedableRng};
@@ -310,6 +314,7 @@ pub(super) mod tests {
             space: SpaceId::named("space-test"),
             typical_norm: 1.5,
             weights: String::new(),
+            space_json: String::new(),
             front_end: FrontEnd { frames: encoder.frames, mel_bands: encoder.mel_bands, ..FrontEnd::default() },
             encoder,
             training: BTreeMap::from([("seed".into(), "1".into())]),
@@ -394,7 +399,7 @@ pub(super) mod tests {
         fs::write(&path, &bytes).unwrap();
         if sign {
             let config = ModelConfig { weights: blake3::hash(&bytes).to_hex().to_string(), ..model.config };
-            write_toml(&dir.path().join(CONFIG_FILE), &config).unwrap();
+            write_sealed_toml(&dir.path().join(CONFIG_FILE), &config).unwrap();
         }
         let error = Model::load(dir.path()).unwrap_err();
         assert!(error.to_string().contains(WEIGHTS_FILE), "{error}");
@@ -444,7 +449,7 @@ pub(super) mod tests {
         model.save(dir.path()).unwrap();
         // As many numbers in other shapes: 8 × 8 channels are 8 × 8 either way, dense layers are swapped.
         let encoder = EncoderConfig { dense: [24, 23], ..tiny() };
-        write_toml(&dir.path().join(CONFIG_FILE), &ModelConfig { encoder, ..model.config.clone() }).unwrap();
+        write_sealed_toml(&dir.path().join(CONFIG_FILE), &ModelConfig { encoder, ..model.config.clone() }).unwrap();
         let error = Model::load(dir.path()).unwrap_err();
         assert!(error.to_string().contains("dense2") && error.to_string().contains(WEIGHTS_FILE), "{error}");
     }
@@ -463,7 +468,8 @@ pub(super) mod tests {
             ("[scores]", "[scorse]", "scorse"),
         ] {
             assert!(text.contains(from), "{text}");
-            fs::write(&path, text.replacen(from, to, 1)).unwrap();
+            let (_, text) = text.split_once('\n').unwrap();
+            fs::write(&path, seal(&text.replacen(from, to, 1))).unwrap();
             let error = Model::load(dir.path()).unwrap_err().to_string();
             assert!(error.contains(named) && error.contains(CONFIG_FILE), "{error}");
         }

@@ -553,9 +553,13 @@ fn write_checkpoints(
 ) -> Result<()> {
     let write = |name: &str, networks: &[(&str, &Weights)], words: String| {
         let path = out.join(name);
-        let metadata = HashMap::from([("progress".to_string(), words)]);
-        let bytes = write_tensors(networks, Dtype::F32, encoder, metadata)
+        let metadata = HashMap::from([("progress".to_string(), words), (HASH.to_string(), NO_HASH.to_string())]);
+        let mut bytes = write_tensors(networks, Dtype::F32, encoder, metadata)
             .map_err(|e| Error::format(&path, "weights that a file can hold", e))?;
+        let hash = blake3::hash(&bytes).to_hex();
+        if let Some(place) = place_of_hash(&mut bytes) {
+            place.copy_from_slice(hash.as_bytes());
+        }
         atomic_write(&path, |file| file.write_all(&bytes))
     };
     let words = |epochs: Vec<Epoch>| {
@@ -575,12 +579,30 @@ fn write_checkpoints(
     write(LAST, &parts, words(done.epochs.clone())?)
 }
 
+/// The metadata that holds the BLAKE3 hash of the whole checkpoint, as it was with [`NO_HASH`] in its place.
+const HASH: &str = "blake3";
+const NO_HASH: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+
+fn place_of_hash(bytes: &mut [u8]) -> Option<&mut [u8]> {
+    let name = format!("\"{HASH}\":\"");
+    let at = bytes.windows(name.len()).position(|w| w == name.as_bytes())? + name.len();
+    bytes.get_mut(at..at + NO_HASH.len())
+}
+
 /// A checkpoint's bytes and words, `None` where there is none.
 fn read_words(path: &Path) -> Result<Option<(Vec<u8>, Progress)>> {
-    let bytes = match fs::read(path) {
+    let mut bytes = match fs::read(path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         read => read.map_err(Error::io(path))?,
     };
+    let place =
+        place_of_hash(&mut bytes).ok_or_else(|| Error::format(path, "a checkpoint", "a file without a hash"))?;
+    let expected = String::from_utf8_lossy(place).into_owned();
+    place.copy_from_slice(NO_HASH.as_bytes());
+    let found = blake3::hash(&bytes).to_hex();
+    if found.as_str() != expected {
+        return Err(Error::format(path, format!("BLAKE3 {expected}"), found));
+    }
     let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| Error::format(path, "a checkpoint", e))?;
     let words = header.metadata().as_ref().and_then(|m| m.get("progress"));
     let words = words.ok_or_else(|| Error::format(path, "a checkpoint", "a file without progress"))?;

@@ -26,7 +26,7 @@ pub use fold_in::FoldIn;
 pub use per_action::{Part, PerAction};
 pub use sharded::{ShardedFactors, ShardedProgress, ShardedStart, check_solver, fit_sharded};
 
-use crate::artefact::{SpaceId, atomic_write, file_hash, read_toml, write_toml};
+use crate::artefact::{SpaceId, atomic_write, file_hash, read_sealed_toml, write_sealed_toml};
 use crate::error::{Error, Result};
 use crate::events::{ConfidenceConfig, Csr};
 use crate::ids::{TrackId, UserId, read_ids, write_ids};
@@ -328,7 +328,7 @@ impl Factors {
             track_ridge: self.track_ridge,
             files,
         };
-        write_toml(&dir.join(HEADER), &header)
+        write_sealed_toml(&dir.join(HEADER), &header)
     }
 
     /// Reads what [`Factors::save`] wrote, and believes none of it unchecked: hashes, shapes, numbers.
@@ -336,7 +336,7 @@ impl Factors {
     /// # Errors
     /// `Io`, `Format` for a damaged file, `Mismatch` where the files do not belong together.
     pub fn load(dir: &Path) -> Result<Factors> {
-        let header: Header = read_toml(&dir.join(HEADER), "the description of factors")?;
+        let header: Header = read_sealed_toml(&dir.join(HEADER), "the description of factors")?;
         if header.version != VERSION {
             return Err(Error::unsupported(dir.join(HEADER), format!("version {VERSION}"), header.version));
         }
@@ -481,10 +481,10 @@ mod tests {
 
     /// Puts `bytes` under the name and their hash into the header: files that are consistent, and wrong.
     fn forge(dir: &Path, name: &str, bytes: &[u8]) -> String {
-        let header: Header = read_toml(&dir.join(HEADER), "the description of factors").unwrap();
+        let header: Header = read_sealed_toml(&dir.join(HEADER), "the description of factors").unwrap();
         std::fs::write(dir.join(name), bytes).unwrap();
         let files = header.files.into_iter().chain([(name.to_string(), file_hash(&dir.join(name)).unwrap())]).collect();
-        write_toml(&dir.join(HEADER), &Header { files, ..header }).unwrap();
+        write_sealed_toml(&dir.join(HEADER), &Header { files, ..header }).unwrap();
         Factors::load(dir).unwrap_err().to_string()
     }
 

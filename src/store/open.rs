@@ -1,6 +1,6 @@
 //! Opening a catalogue: by its one writer, or beside him.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::time::Duration;
@@ -10,6 +10,7 @@ use rusqlite::{Connection, OpenFlags};
 use super::generations::Head;
 use super::schema::SCHEMA_VERSION;
 use super::{Store, catalogue};
+use crate::artefact::create_folder;
 use crate::error::{Error, Result};
 
 pub(super) const DATABASE: &str = "catalogue.sqlite";
@@ -22,7 +23,7 @@ impl Store {
     /// # Errors
     /// `Invalid` where another process writes to it (naming that process), `Io`, `Format`, `Catalogue`.
     pub fn open(folder: &Path) -> Result<Store> {
-        fs::create_dir_all(folder).map_err(Error::io(folder))?;
+        create_folder(folder)?;
         let writer = Some(lock(folder, WRITER)?);
         let path = folder.join(DATABASE);
         let db = Connection::open(&path).map_err(catalogue(&path))?;

@@ -1,6 +1,8 @@
 //! What the tests of the program share: running it, and music to run it on.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub mod verbs;
+
 use std::f32::consts::TAU;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

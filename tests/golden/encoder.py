@@ -79,12 +79,14 @@ def make_small(folder):
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     digest = blake3.blake3((folder / "model.safetensors").read_bytes()).hexdigest()
     lines = [f"{key} = {value}" for key, value in config.items()] + ["dropout = 0.5"]
-    (folder / "model.toml").write_text(
+    text = (
         f'name = "small"\nspace = "space-golden"\ntypical_norm = 1.0\nweights = "{digest}"\n\n[encoder]\n'
         + "\n".join(lines)
         + "\n\n[front_end]\nsample_rate = 22050\nwindow_length = 2048\nhop_length = 1024\nmel_bands = 16\n"
         + "f_min = 0.0\nf_max = 11025.0\nframes = 599\nlog_gain = 10000.0\n"
     )
+    seal = f"# BLAKE3 of the lines below: {blake3.blake3(text.encode()).hexdigest()}\n"
+    (folder / "model.toml").write_text(seal + text)
 
 
 def main():
