@@ -280,7 +280,7 @@ fn a_full_disk_leaves_no_half_backup_export_or_import() {
         "'{program}' --catalogue c export exported
          mount -t tmpfs -o size=192k tmpfs /mnt
          for verb in 'backup /mnt/new' 'export /mnt/new' '--catalogue /mnt/new import exported'; do
-             code=0; '{program}' --catalogue c $verb || code=$?
+             code=0; DEBUT_CATALOGUE=c '{program}' $verb || code=$?
              echo \"$code $(ls -A /mnt | wc -l)\"
          done"
     );
