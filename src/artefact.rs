@@ -104,6 +104,89 @@ impl Aside {
     }
 }
 
+/// A folder that is whole or absent: filled aside, synced, and renamed to its path when all of it is there. One that is
+/// dropped before goes; one whose process is killed stays beside, as `NAME.XXXXXX.partial`, and can be deleted.
+#[derive(Debug)]
+pub struct AsideFolder {
+    path: PathBuf,
+    parent: PathBuf,
+    folder: tempfile::TempDir,
+}
+
+impl AsideFolder {
+    /// # Errors
+    /// `Unsupported` where `path` is there already, unless as an empty folder; `Io` where none can be made beside it.
+    pub fn new(path: &Path) -> Result<AsideFolder> {
+        must_be_free(path)?;
+        // `a/.` and `a/` are `a`; what has no name (`..`, `/`) is a folder that holds something, or cannot be replaced.
+        let path: PathBuf = path.components().collect();
+        let name = path.file_name().ok_or_else(|| Error::unsupported(&path, "the name of a folder", "none"))?;
+        let parent = match path.parent() {
+            Some(p) if !p.as_os_str().is_empty() => p,
+            _ => Path::new("."),
+        };
+        create_folder(parent)?;
+        let mut prefix = name.to_os_string();
+        prefix.push(".");
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(&prefix).suffix(".partial");
+        // Temporary folders are private by default; this one becomes what the user's umask would have made it.
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777));
+        let folder = builder.tempdir_in(parent).map_err(Error::io(parent))?;
+        Ok(AsideFolder { parent: parent.to_path_buf(), folder, path })
+    }
+
+    /// Where to write.
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Syncs what is in it, and gives it its name.
+    ///
+    /// # Errors
+    /// `Io`; `Unsupported` where something came to be under the name meanwhile.
+    pub fn publish(self) -> Result<()> {
+        sync_all(self.path())?;
+        must_be_free(&self.path)?;
+        // Elsewhere than on Unix a folder does not replace an empty one.
+        #[cfg(not(unix))]
+        let _ = fs::remove_dir(&self.path);
+        fs::rename(self.folder.path(), &self.path).map_err(Error::io(&self.path))?;
+        // It is no longer where it would be deleted.
+        let _ = self.folder.keep();
+        sync_folder(&self.parent)
+    }
+}
+
+/// # Errors
+/// `Unsupported` where there is anything but an empty folder.
+fn must_be_free(path: &Path) -> Result<()> {
+    let found = match fs::read_dir(path) {
+        Ok(mut entries) => match entries.next() {
+            None => return Ok(()),
+            Some(_) => "a folder that holds something",
+        },
+        Err(e) if e.kind() == io::ErrorKind::NotFound && fs::symlink_metadata(path).is_err() => return Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotADirectory => "a file",
+        Err(e) => return Err(Error::io(path)(e)),
+    };
+    Err(Error::unsupported(path, "a new or an empty folder", found))
+}
+
+/// Syncs every file and folder in `folder`, and itself.
+fn sync_all(folder: &Path) -> Result<()> {
+    for entry in fs::read_dir(folder).map_err(Error::io(folder))? {
+        let path = entry.map_err(Error::io(folder))?.path();
+        if path.is_dir() {
+            sync_all(&path)?;
+        } else {
+            File::open(&path).and_then(|f| f.sync_all()).map_err(Error::io(&path))?;
+        }
+    }
+    sync_folder(folder)
+}
+
 /// Makes the folder, and those above it, where they are not there, and syncs those that got an entry by this: without, a
 /// power loss can take a new folder away with all that was synced in it.
 pub fn create_folder(folder: &Path) -> Result<()> {
@@ -299,6 +382,28 @@ mod tests {
         let unused = Aside::new(&dir.path().join("new")).unwrap();
         drop(unused);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "what is not published goes");
+    }
+
+    #[test]
+    fn a_folder_appears_whole_or_not_at_all_and_never_over_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("sub").join("whole");
+        let aside = AsideFolder::new(&path).unwrap();
+        fs::write(aside.path().join("a"), "1").unwrap();
+        drop(aside);
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 0, "what is not published goes");
+
+        fs::create_dir(&path).unwrap();
+        let (aside, late) = (AsideFolder::new(&path).unwrap(), AsideFolder::new(&path).unwrap());
+        fs::create_dir(aside.path().join("inner")).unwrap();
+        fs::write(aside.path().join("inner").join("a"), "1").unwrap();
+        aside.publish().unwrap();
+        assert_eq!(fs::read_to_string(path.join("inner").join("a")).unwrap(), "1");
+        for refused in [late.publish().unwrap_err(), AsideFolder::new(&path).unwrap_err()] {
+            assert!(refused.to_string().contains("holds something"), "{refused}");
+        }
+        assert!(AsideFolder::new(&path.join("inner").join("a")).unwrap_err().to_string().contains("a file"));
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
     }
 
     #[test]

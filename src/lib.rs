@@ -40,6 +40,7 @@
 //! | [`factors`] | confidence → learned factors (ALS), fold-in | `events` |
 //! | [`handover`] | prediction and plays → the vector that is served | the first line |
 //! | [`store`] | the catalogue, which is the truth | the first line |
+//! | [`exchange`] | the catalogue as plain files, out and in | `store` |
 //! | [`index`] | which songs are near: a cache of the catalogue | `store` |
 //! | [`inputs`] [`embed`] [`ingest`] [`reindex`] | files, folders, manifests; the jobs that turn them into vectors, without a catalogue, into one, and anew | `store`; `audio` `encoder` |
 //! | [`recommend`] | which tracks for whom, and because of what | `index` `store` `factors` |
@@ -61,6 +62,7 @@ pub mod handover;
 pub mod store;
 
 pub mod embed;
+pub mod exchange;
 pub mod index;
 pub mod ingest;
 pub mod inputs;

@@ -168,6 +168,8 @@ impl Recommender {
     /// another model or space since (`debut reindex`), that is opened by another thread, and the first call after it is
     /// done goes over to it; until then the answers are those of before.
     pub fn refresh(&mut self) -> Result<usize> {
+        // A catalogue that was opened again counts its versions anew.
+        let again = self.store.follow()?;
         if let Some(opened) = self.opening.take_if(|opening| opening.is_finished()) {
             match opened.join() {
                 Ok(Ok(opened)) => {
@@ -184,7 +186,8 @@ impl Recommender {
                 (self.store.folder().to_path_buf(), self.index.config().clone(), self.config.clone());
             self.opening = Some(std::thread::spawn(move || Recommender::open(&folder, &index, &config)));
         }
-        let changed = self.index.refresh_if_changed(&self.store)?;
+        let changed =
+            if again { self.index.refresh(&self.store)? } else { self.index.refresh_if_changed(&self.store)? };
         self.index.build_in_background();
         let version = self.store.listeners_version()?;
         if version != self.listeners_version {

@@ -1,6 +1,7 @@
 //! The command line: one verb a file, in the order in which the data flows. A verb reads arguments, calls the library
 //! and prints; where two stages meet (spectrograms and targets, say), they meet here.
 
+mod backup;
 mod check;
 mod compact;
 mod demo;
@@ -8,10 +9,12 @@ mod embed;
 mod evaluate;
 mod evaluate_factors;
 mod evaluate_handover;
+mod export;
 mod factorize;
 mod factors;
 mod failures;
 mod handover;
+mod import;
 mod ingest;
 mod mel;
 mod recommend;
@@ -110,14 +113,21 @@ enum Verb {
     Compact(compact::Args),
     /// Verifies the catalogue and its index.
     Check(check::Args),
+    /// Copies the catalogue while others write to it.
+    Backup(backup::Args),
+    /// Writes the catalogue as Parquet or npy, for other programs and for `import`.
+    Export(export::Args),
+    /// Makes a catalogue of what `export` wrote.
+    Import(import::Args),
 }
 
 impl Verb {
-    /// The verbs that finish what is in flight on Ctrl-C or SIGTERM; the others have nothing to finish.
+    /// The verbs that finish or clear away what is in flight on Ctrl-C or SIGTERM; the others have nothing of the kind.
     fn stops_gently(&self) -> bool {
+        use Verb::{Backup, Demo, Embed, Export, Factorize, Import, Ingest, Reindex, Train};
         matches!(
             self,
-            Verb::Demo(_) | Verb::Embed(_) | Verb::Factorize(_) | Verb::Train(_) | Verb::Ingest(_) | Verb::Reindex(_)
+            Demo(_) | Embed(_) | Factorize(_) | Train(_) | Ingest(_) | Reindex(_) | Backup(_) | Export(_) | Import(_)
         )
     }
 }
@@ -183,6 +193,9 @@ impl Cli {
             Verb::Reindex(args) => reindex::run(args, context),
             Verb::Compact(args) => compact::run(args, context),
             Verb::Check(args) => check::run(args, context),
+            Verb::Backup(args) => backup::run(args, context),
+            Verb::Export(args) => export::run(args, context),
+            Verb::Import(args) => import::run(args, context),
         }
     }
 }

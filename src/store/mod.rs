@@ -16,7 +16,10 @@
 //!
 //! Every row has a checksum, which is verified when it is read (see `sums.rs`).
 
+mod backup;
 mod check;
+mod feed;
+mod frozen;
 mod generations;
 mod old;
 mod open;
@@ -29,7 +32,9 @@ mod write;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+pub use backup::BackedUp;
 pub use check::Problem;
+pub use feed::FileRow;
 use rusqlite::{Connection, Transaction};
 pub use schema::SCHEMA_VERSION;
 pub(crate) use types::lossy;
@@ -39,6 +44,7 @@ pub use types::{
 };
 
 use crate::error::{Error, Result};
+use frozen::Frozen;
 
 /// An open catalogue.
 pub struct Store {
@@ -47,6 +53,8 @@ pub struct Store {
     db: Connection,
     /// The generation that this handle reads and writes: the one that was served when it was opened, or one being built.
     working: Option<i64>,
+    /// Where the database is read as it lay there when it was opened.
+    frozen: Option<Frozen>,
     /// Held by the writer as long as it lives; the operating system releases it when the process dies.
     writer: Option<File>,
     /// The same of who builds a generation.
@@ -82,7 +90,10 @@ impl Store {
     }
 
     fn ask<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
-        work(&self.db).map_err(catalogue(&self.path))
+        let done = work(&self.db);
+        // What a reader finds while somebody writes beneath him may be anything, an error too.
+        self.must_lie_still()?;
+        done.map_err(catalogue(&self.path))
     }
 }
 
@@ -124,7 +135,7 @@ mod tests {
         TrackId::new(text).unwrap()
     }
 
-    fn track(name: &str, vector: &[f32]) -> Track {
+    pub(crate) fn track(name: &str, vector: &[f32]) -> Track {
         Track {
             id: id(name),
             path: Some(PathBuf::from(format!("/music/{name}.mp3"))),

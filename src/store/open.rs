@@ -5,8 +5,9 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::Connection;
 
+use super::frozen::reader;
 use super::generations::Head;
 use super::schema::SCHEMA_VERSION;
 use super::{Store, catalogue};
@@ -24,47 +25,46 @@ impl Store {
     /// `Invalid` where another process writes to it (naming that process), `Io`, `Format`, `Catalogue`.
     pub fn open(folder: &Path) -> Result<Store> {
         create_folder(folder)?;
-        let writer = Some(lock(folder, WRITER)?);
+        let writer = lock(folder, WRITER)?;
         let path = folder.join(DATABASE);
         let db = Connection::open(&path).map_err(catalogue(&path))?;
-        let mut store = Store { folder: folder.to_path_buf(), path, db, working: None, writer, builder: None };
+        let (folder, writer) = (folder.to_path_buf(), Some(writer));
+        let mut store = Store { folder, path, db, working: None, frozen: None, writer, builder: None };
         store.configure()?;
         store.migrate()?;
         store.working = store.ask(Head::load)?.served;
         Ok(store)
     }
 
-    /// Opens the catalogue in `folder` for reading, beside whoever writes.
+    /// Opens the catalogue in `folder` for reading, beside whoever writes; also where this process may not write, and on a
+    /// medium that nobody can write to (see [`Store::follow`]).
     ///
     /// # Errors
-    /// `NotFound` where there is no catalogue.
+    /// `NotFound` where there is no catalogue, `Io` where it may not be read, `Format`, `Catalogue`.
     pub fn read(folder: &Path) -> Result<Store> {
         let path = folder.join(DATABASE);
         if !path.is_file() {
             return Err(Error::NotFound { what: "catalogue", name: folder.display().to_string() });
         }
-        // A reader takes part in the write-ahead log's shared memory, so it opens read-write, and never writes
-        // (`query_only`). On a medium that nobody can write it opens the database as it stands.
-        let flags = OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
-        let probe = |db: Connection| db.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())).map(|()| db);
-        let writable = OpenOptions::new().write(true).open(&path).map(drop);
-        let db = match writable {
-            Ok(()) => Connection::open_with_flags(&path, flags | OpenFlags::SQLITE_OPEN_READ_WRITE).and_then(probe),
-            Err(e) if e.kind() == std::io::ErrorKind::ReadOnlyFilesystem => {
-                let uri = format!("file:{}?immutable=1", uri_escape(&path));
-                Connection::open_with_flags(uri, flags | OpenFlags::SQLITE_OPEN_READ_ONLY).and_then(probe)
-            }
-            // Without the shared memory a reader would not see what is being written.
-            Err(e) => return Err(Error::io(&path)(e)),
+        let (db, frozen) = reader(&path)?;
+        let mut store = Store {
+            folder: folder.to_path_buf(),
+            db,
+            path: path.clone(),
+            working: None,
+            frozen,
+            writer: None,
+            builder: None,
         };
-        let db = db.map_err(catalogue(&path))?;
-        let mut store =
-            Store { folder: folder.to_path_buf(), db, path: path.clone(), working: None, writer: None, builder: None };
         store.configure()?;
         store.db.pragma_update(None, "query_only", true).map_err(catalogue(&path))?;
         match store.version()? {
             SCHEMA_VERSION => {
-                store.working = store.ask(Head::load)?.served;
+                let head = store.ask(Head::load)?;
+                store.working = head.served;
+                if let Some(frozen) = &mut store.frozen {
+                    frozen.identity = head.identity;
+                }
                 Ok(store)
             }
             found @ 3 => Err(Error::format(
@@ -91,10 +91,6 @@ impl Store {
             _ => catalogue(&self.path)(source),
         })
     }
-}
-
-fn uri_escape(path: &Path) -> String {
-    path.to_string_lossy().replace('%', "%25").replace('?', "%3f").replace('#', "%23")
 }
 
 /// Takes the lock of this name, or says who has it.

@@ -100,7 +100,7 @@ impl Store {
             let key = row.get::<_, i64>(0).map_err(failed())? as u64;
             each(key, track_row(row).map_err(failed())?)?;
         }
-        Ok(())
+        self.must_lie_still()
     }
 
     pub fn failures(&self) -> Result<Vec<Failure>> {
@@ -252,7 +252,8 @@ impl Store {
 /// Columns of a track that its checksum is of, and of a vector; each checksum stands behind them.
 const TRACK_COLUMNS: usize = 18;
 const VECTOR_COLUMNS: usize = 9;
-const FILE_COLUMNS: usize = 9;
+pub(super) const FILE_COLUMNS: usize = 9;
+pub(super) const TOMBSTONE_COLUMNS: usize = 3;
 const LISTENER_COLUMNS: usize = 3;
 
 /// Tracks with what the generation `number` has of them: [`track_row`] reads it.
@@ -265,7 +266,7 @@ pub(super) fn track_sql(number: i64) -> String {
     )
 }
 
-const FILE: &str = "SELECT path, size, modified, content, track, reason, retry, decoder, at, sum FROM files";
+pub(super) const FILE: &str = "SELECT path, size, modified, content, track, reason, retry, decoder, at, sum FROM files";
 
 fn listener_sql(number: i64) -> String {
     format!("SELECT key, id, vector, sum, history FROM listeners_{number}")
@@ -339,7 +340,7 @@ fn change_row(row: &Row) -> rusqlite::Result<TrackChange> {
 
 fn gone_row(rows: &mut Rows) -> rusqlite::Result<Option<TrackChange>> {
     let Some(row) = rows.next()? else { return Ok(None) };
-    verified(row, 0, 3, "tombstone")?;
+    verified(row, 0, TOMBSTONE_COLUMNS, "tombstone")?;
     Ok(Some(TrackChange { key: row.get::<_, i64>(0)? as u64, seq: row.get(2)?, served: None }))
 }
 

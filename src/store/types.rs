@@ -23,7 +23,7 @@ pub enum Source {
 }
 
 impl Source {
-    pub(super) fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Source::Predicted => "predicted",
             Source::HandedOver => "handed_over",
@@ -31,7 +31,7 @@ impl Source {
         }
     }
 
-    pub(super) fn parse(text: &str) -> Option<Source> {
+    pub(crate) fn parse(text: &str) -> Option<Source> {
         [Source::Predicted, Source::HandedOver, Source::Learned].into_iter().find(|s| s.as_str() == text)
     }
 }
