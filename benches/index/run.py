@@ -87,69 +87,139 @@ def timed(queries, ask):
     return {"p50": p50, "p99": p99, "wall50": wall50, "wall99": wall99}, np.array(answers).reshape(len(queries), -1)
 
 
-def measure(folder, engine):
-    """One of the peers: build, then the fewest candidates that reach each recall."""
-    items = load(folder, "items")
-    n = len(items)
-    import faiss
+WIDTHS = [16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024]
 
-    faiss.omp_set_num_threads(1)
-    truths = {}
-    for who in ("users", "songs"):
-        path = folder / f"truth-{who}.npy"
-        if not path.exists():
-            flat = faiss.IndexFlatIP(D)
-            flat.add(items)
-            np.save(path, flat.search(load(folder, who), K)[1])
-        truths[who] = np.load(path)
-    before, started, used = resident(), time.perf_counter(), cpu()
-    threads = 2
+
+def build(engine, items, threads):
+    """The index of one of the peers, over all `items` `[n][d]`."""
+    n = len(items)
     if engine == "faiss-flat":
+        import faiss
+
         index = faiss.IndexFlatIP(D)
         index.add(items)
-        ask, steer, steps = lambda q: index.search(q, K)[1], lambda _: None, [0]
     elif engine == "faiss-ivf":
+        import faiss
+
         faiss.omp_set_num_threads(threads)
         lists = round(4 * n**0.5)
         index = faiss.IndexIVFFlat(faiss.IndexFlatIP(D), D, lists, faiss.METRIC_INNER_PRODUCT)
         index.train(items[:: max(1, n // (lists * 48))])
         index.add(items)
         faiss.omp_set_num_threads(1)
-        ask, steps = lambda q: index.search(q, K)[1], [4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512]
-
-        def steer(step):
-            index.nprobe = step
     elif engine == "hnswlib":
         import hnswlib
 
         index = hnswlib.Index("ip", D)
         index.init_index(n, ef_construction=128, M=16)
-        index.add_items(items, num_threads=threads)
-        steps = [16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024]
-        ask, steer = lambda q: index.knn_query(q, K, num_threads=1)[0], index.set_ef
+        for first in range(0, n, 500_000):
+            index.add_items(items[first : first + 500_000], num_threads=threads)
+            print(f"hnswlib: {first}, {cpu():.0f} CPU s", file=sys.stderr)
     elif engine == "usearch":
         from usearch.index import Index
 
         index = Index(ndim=D, metric="ip", dtype="f32", connectivity=16, expansion_add=128)
         index.add(np.arange(n), items, threads=threads)
-        steps = [16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024]
-        ask = lambda q: index.search(q[0], K, threads=1).keys
-
-        def steer(step):
-            index.expansion_search = step
     elif engine == "voyager":
         import voyager
 
         index = voyager.Index(voyager.Space.InnerProduct, D, M=16, ef_construction=128, max_elements=n)
-        index.add_items(items, num_threads=threads)
-        steps = [16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024]
-        ef = [0]
-        ask = lambda q: index.query(q[0], K, query_ef=ef[0])[0]
+        for first in range(0, n, 500_000):
+            index.add_items(items[first : first + 500_000], num_threads=threads)
+            print(f"voyager: {first}, {cpu():.0f} CPU s", file=sys.stderr)
+    return index
 
+
+def save(engine, index, path):
+    if engine.startswith("faiss"):
+        import faiss
+
+        faiss.write_index(index, str(path))
+    else:
+        (index.save_index if engine == "hnswlib" else index.save)(str(path))
+
+
+def restore(engine, path, n):
+    if engine.startswith("faiss"):
+        import faiss
+
+        return faiss.read_index(str(path))
+    if engine == "hnswlib":
+        import hnswlib
+
+        index = hnswlib.Index("ip", D)
+        index.load_index(str(path), max_elements=n)
+        return index
+    if engine == "usearch":
+        from usearch.index import Index
+
+        return Index.restore(str(path))
+    import voyager
+
+    return voyager.Index.load(str(path))
+
+
+def asking(engine, index):
+    """What asks for the top of `[1][d]`, what sets how far it looks, and the settings to try."""
+    if engine == "faiss-flat":
+        return lambda q: index.search(q, K)[1], lambda _: None, [0]
+    if engine == "faiss-ivf":
         def steer(step):
-            ef[0] = step
-    say(what="build", tracks=n, seconds=time.perf_counter() - started, cpu=cpu() - used)
-    say(what="open", tracks=n, resident_per_track=(resident() - before) / n)
+            index.nprobe = step
+
+        return lambda q: index.search(q, K)[1], steer, [4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512]
+    if engine == "hnswlib":
+        return lambda q: index.knn_query(q, K, num_threads=1)[0], index.set_ef, WIDTHS
+    if engine == "usearch":
+        def steer(step):
+            index.expansion_search = step
+
+        return lambda q: index.search(q[0], K, threads=1).keys, steer, WIDTHS
+    width = [0]
+
+    def steer(step):
+        width[0] = step
+
+    return lambda q: index.query(q[0], K, query_ef=width[0])[0], steer, WIDTHS
+
+
+def measure(folder, engine, threads, keep, build_only):
+    """One of the peers: build (or open what was kept), then the fewest candidates that reach each recall."""
+    n = (folder / "items.f32").stat().st_size // (4 * D)
+    import faiss
+
+    faiss.omp_set_num_threads(1)
+    kept = folder / "kept" / engine
+    if keep and kept.with_suffix(".json").exists():
+        built = json.loads(kept.with_suffix(".json").read_text())
+        before, started = resident(), time.perf_counter()
+        index = restore(engine, kept, n)
+        say(**built)
+        say(what="open", tracks=n, seconds=time.perf_counter() - started, resident_per_track=(resident() - before) / n)
+    else:
+        items = load(folder, "items")
+        before, started, used = resident(), time.perf_counter(), cpu()
+        index = build(engine, items, threads)
+        built = dict(what="build", tracks=n, seconds=time.perf_counter() - started, cpu=cpu() - used, threads_to_build=threads)
+        say(**built)
+        say(what="open", tracks=n, resident_per_track=(resident() - before) / n)
+        if keep:
+            kept.parent.mkdir(exist_ok=True)
+            save(engine, index, kept)
+            # Last, so that what it stands beside is whole.
+            kept.with_suffix(".json").write_text(json.dumps(built))
+        del items
+        if build_only:
+            return
+    ask, steer, steps = asking(engine, index)
+    truths = {}
+    for who in ("users", "songs"):
+        path = folder / f"truth-{who}.npy"
+        if not path.exists():
+            flat = faiss.IndexFlatIP(D)
+            flat.add(load(folder, "items"))
+            np.save(path, flat.search(load(folder, who), K)[1])
+        truths[who] = np.load(path)
     for who in ("users", "songs"):
         queries, truth = load(folder, who), truths[who]
         wanted = [1.0] if engine == "faiss-flat" else list(RECALLS)
@@ -220,9 +290,12 @@ def main():
     parser.add_argument("--binary", help="the bench `index` as it was built, rather than building it")
     parser.add_argument("--table", action="store_true", help="only print the table of what was measured")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
+    parser.add_argument("--threads", type=int, default=2, help="threads that build a peer")
+    parser.add_argument("--keep", action="store_true", help="keep the peers that are built, and open those that were kept")
+    parser.add_argument("--build-only", action="store_true", help="build the peers, with --keep, and ask them nothing")
     args = parser.parse_args()
     if args.measure:
-        return measure(args.folder, args.measure)
+        return measure(args.folder, args.measure, args.threads, args.keep, args.build_only)
     results = args.folder / "results.jsonl"
     if not args.table:
         engines = args.engines.split(",")
@@ -231,7 +304,8 @@ def main():
             folder = args.folder / str(n)
             generate(folder, n)
             for engine in engines:
-                again = [sys.executable, __file__, folder, "--measure", engine]
+                again = [sys.executable, __file__, folder, "--measure", engine, "--threads", str(args.threads)]
+                again += ["--keep"] * args.keep + ["--build-only"] * args.build_only
                 for command in ours(binary, folder) if engine == "debut" else [again]:
                     lines = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
                     with open(results, "a") as out:

@@ -49,8 +49,20 @@ impl Blocks {
         }
     }
 
+    /// Of rows `[songs][d]` that are in the slots from `first` on.
+    pub fn of(dimensions: usize, first: u32, rows: &[f32]) -> Blocks {
+        let mut blocks = Blocks::with_capacity(dimensions, rows.len() / dimensions.max(1));
+        rows.chunks_exact(dimensions.max(1)).zip(first..).for_each(|(row, slot)| blocks.push(slot, row));
+        blocks
+    }
+
     pub fn len(&self) -> usize {
         self.slots.len()
+    }
+
+    /// The slot at each position.
+    pub fn slots(&self) -> &[u32] {
+        &self.slots
     }
 
     /// The number of blocks.

@@ -23,10 +23,7 @@ pub(super) struct Cells {
 impl Cells {
     /// Of centroids `[lists][d]`.
     pub fn of(dimensions: usize, centroids: Vec<f32>) -> Cells {
-        let mut codes = Blocks::with_capacity(dimensions, centroids.len() / dimensions.max(1));
-        for (i, row) in centroids.chunks_exact(dimensions.max(1)).enumerate() {
-            codes.push(i as u32, row);
-        }
+        let codes = Blocks::of(dimensions, 0, &centroids);
         Cells { dimensions, centroids, codes }
     }
 

@@ -6,12 +6,15 @@
 use std::collections::{HashMap, HashSet};
 use std::ops::RangeInclusive;
 
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
 use crate::store::Served;
 
 /// What lies beside each vector.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Facts {
-    class: u32,
+    pub class: u32,
     /// Where the key stands in its class.
     place: u32,
     /// [`artist_number`]; 0 where it is not known.
@@ -68,7 +71,8 @@ impl Ready<'_> {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Class {
     /// In lower case, as all words here.
     language: Option<String>,
@@ -145,6 +149,42 @@ impl Classes {
     /// The keys of all songs whose class is let through.
     pub fn keys<'a>(&'a self, ready: &'a Ready) -> impl Iterator<Item = u64> + 'a {
         self.members.iter().zip(&ready.classes).filter(|(_, lets)| **lets).flat_map(|((_, keys), _)| keys).copied()
+    }
+
+    /// The classes in order of their numbers, and not which songs are theirs.
+    pub fn to_json(&self) -> Vec<u8> {
+        let classes: Vec<&Class> = self.members.iter().map(|(class, _)| class).collect();
+        // Words, numbers and nothing else.
+        serde_json::to_vec(&classes).expect("classes are plain")
+    }
+
+    /// What [`Classes::to_json`] wrote, with the class, the key, and the artist, norm and plays of each song, and the facts
+    /// that lie beside each.
+    ///
+    /// # Errors
+    /// `Invalid` where it is no such thing, or a song is of a class that there is not.
+    pub fn read(
+        json: &[u8],
+        of_each: &[u32],
+        keys: &[u64],
+        facts: impl Iterator<Item = (u64, f32, u32)>,
+    ) -> Result<(Classes, Vec<Facts>)> {
+        let odd = |found: String| Error::invalid("classes of songs", "languages, years, marks and regions", found);
+        let classes: Vec<Class> = serde_json::from_slice(json).map_err(|e| odd(e.to_string()))?;
+        let mut counts = vec![0; classes.len()];
+        for class in of_each {
+            *counts.get_mut(*class as usize).ok_or_else(|| odd(format!("class {class} of {}", classes.len())))? += 1;
+        }
+        let mut members: Vec<Vec<u64>> = counts.into_iter().map(Vec::with_capacity).collect();
+        let mut all = Vec::with_capacity(keys.len());
+        for ((class, key), (artist, norm, plays)) in of_each.iter().zip(keys).zip(facts) {
+            let members = &mut members[*class as usize];
+            all.push(Facts { class: *class, place: members.len() as u32, artist, norm, plays });
+            members.push(*key);
+        }
+        let numbers = classes.iter().cloned().zip(0..).collect();
+        let members = classes.into_iter().zip(members).collect();
+        Ok((Classes { numbers, members, songs: all.len() }, all))
     }
 
     pub fn bytes(&self) -> usize {

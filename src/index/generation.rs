@@ -2,10 +2,11 @@
 //!
 //! On disk: `index/<kind>-<seq>.bin` and `index/<kind>.json`, the manifest that names it with its length, its BLAKE3
 //! hash and the catalogue that it was made from. Both are written aside and renamed, the manifest last, so a crash
-//! leaves the old generation or the new; and no byte of a generation is used before its hash was seen to be right.
+//! leaves the old generation or the new; while a new one is written, both take up disk. What is read of a generation is
+//! copied out as numbers, no more of them than the file is long, and used once its hash was seen to be right.
 
-use std::fs;
-use std::io::Write;
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -14,9 +15,11 @@ use crate::artefact::{atomic_write, file_hash};
 use crate::error::{Error, Result};
 
 const FOLDER: &str = "index";
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 /// The kinds that there are.
-pub(super) const KINDS: [&str; 2] = ["lists", "graph"];
+pub(super) const KINDS: [&str; 2] = ["image", "graph"];
+/// Read, hashed and written at a time: within the second cache. A multiple of 8, so that no number lies across two.
+const PIECE: usize = 1 << 20;
 
 /// What a generation is of, and how far it goes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -40,44 +43,103 @@ struct Manifest {
     origin: Origin,
 }
 
-/// Writes this generation beside the catalogue in `folder` and makes it the current one of its kind.
-pub(super) fn publish(folder: &Path, kind: &str, origin: Origin, bytes: &[u8]) -> Result<()> {
+/// Writes this generation beside the catalogue in `folder`, makes it the current one of its kind, and takes away what
+/// is no longer: older generations, those of earlier formats, and what a process that died had begun.
+pub(super) fn publish(
+    folder: &Path,
+    kind: &str,
+    origin: Origin,
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> Result<()> {
     let folder = folder.join(FOLDER);
-    let file = file_name(kind, origin.seq);
+    // Never over the current one, also where nothing changed since but the settings: a reader may be about to open it.
+    let [first, second] = file_names(kind, origin.seq);
+    let file = if current(&folder, kind).is_some_and(|manifest| manifest.file == first) { second } else { first };
     let path = folder.join(&file);
-    atomic_write(&path, |out| out.write_all(bytes))?;
-    let manifest = Manifest {
-        format: FORMAT,
-        file,
-        bytes: bytes.len() as u64,
-        blake3: blake3::hash(bytes).to_hex().to_string(),
-        origin,
-    };
+    let (mut hasher, mut bytes) = (blake3::Hasher::new(), 0);
+    atomic_write(&path, |out| {
+        let hashing = Hashing { out, hasher: &mut hasher, bytes: &mut bytes };
+        let mut out = BufWriter::with_capacity(PIECE, hashing);
+        write(&mut out)?;
+        out.flush()
+    })?;
+    let manifest = Manifest { format: FORMAT, file, bytes, blake3: hasher.finalize().to_hex().to_string(), origin };
     let text = serde_json::to_vec_pretty(&manifest).map_err(|e| Error::format(&path, "a manifest", e))?;
     atomic_write(&folder.join(format!("{kind}.json")), |out| out.write_all(&text))?;
+    let current: Vec<String> = KINDS.iter().filter_map(|kind| current(&folder, kind)).map(|m| m.file).collect();
     for old in fs::read_dir(&folder).map_err(Error::io(&folder))?.flatten() {
-        let name = old.file_name();
-        let name = name.to_string_lossy();
-        if name.starts_with(&format!("{kind}-")) && name != manifest.file {
-            // An old generation that cannot be deleted costs disk, nothing else; a reader may still have it open.
+        let name = old.file_name().to_string_lossy().into_owned();
+        if is_ours(&name) && !current.contains(&name) {
+            // What cannot be deleted costs disk, nothing else; a reader may still have it open.
             let _ = fs::remove_file(old.path());
         }
     }
     Ok(())
 }
 
-/// The current generation of this kind, verified, and the path that errors name; `None` where there is none.
+/// A generation, a manifest of an earlier format (`lists.json`, `manifest.json`), or what was being written.
+fn is_ours(name: &str) -> bool {
+    let of_kind = ["image-", "lists-", "graph-"].iter().any(|kind| name.starts_with(kind));
+    let generation = of_kind && (name.ends_with(".bin") || name.ends_with(".usearch"));
+    generation || ["lists.json", "manifest.json"].contains(&name) || name.ends_with(".partial")
+}
+
+struct Hashing<'a, W> {
+    out: W,
+    hasher: &'a mut blake3::Hasher,
+    bytes: &'a mut u64,
+}
+
+impl<W: Write> Write for Hashing<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let n = self.out.write(bytes)?;
+        self.hasher.update(&bytes[..n]);
+        *self.bytes += n as u64;
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+/// A generation that is being read. What comes out of it is to be dropped where [`Reading::finish`] fails.
+pub(super) struct Reading {
+    pub path: PathBuf,
+    pub origin: Origin,
+    file: File,
+    expected: String,
+    hasher: blake3::Hasher,
+    /// What is in the file beyond `next`.
+    beyond: u64,
+    piece: Vec<u8>,
+    /// So much of the piece was taken.
+    at: usize,
+    next: Vec<u8>,
+}
+
+/// Begins to read the current generation of this kind; `None` where there is none.
 ///
 /// # Errors
-/// Where it is damaged, belongs to another catalogue, or goes further than `last_seq`.
-pub(super) fn open(
+/// Where its manifest is damaged, or it has another length, belongs to another catalogue, or goes further than
+/// `last_seq`.
+pub(super) fn read(
     folder: &Path,
     kind: &str,
     identity: &str,
     dimensions: usize,
     last_seq: i64,
-) -> Result<Option<(PathBuf, Origin, Vec<u8>)>> {
-    let Some((path, manifest)) = manifest(folder, kind)? else { return Ok(None) };
+) -> Result<Option<Reading>> {
+    let folder = folder.join(FOLDER);
+    let Some(mut manifest) = manifest(&folder, kind)? else { return Ok(None) };
+    let mut opened = open(&folder, &manifest);
+    if opened.is_err()
+        && let Some(newer) = current(&folder, kind).filter(|newer| *newer != manifest)
+    {
+        // A new one was published in between, and the old one is gone.
+        (opened, manifest) = (open(&folder, &newer), newer);
+    }
+    let (path, file) = opened?;
     let of = &manifest.origin;
     if of.catalogue != identity || of.dimensions != dimensions || of.seq > last_seq {
         return Err(Error::mismatch(
@@ -86,20 +148,92 @@ pub(super) fn open(
             format!("catalogue {}, {} dimensions, seq {}", of.catalogue, of.dimensions, of.seq),
         ));
     }
-    // Read once, so that what is verified is what is used.
-    let bytes = fs::read(&path).map_err(Error::io(&path))?;
-    let hash = blake3::hash(&bytes).to_hex().to_string();
-    if bytes.len() as u64 != manifest.bytes || hash != manifest.blake3 {
-        let expected = format!("{} bytes, BLAKE3 {}", manifest.bytes, manifest.blake3);
-        return Err(Error::format(&path, expected, format!("{} bytes, BLAKE3 {hash}", bytes.len())));
+    let mut reading = Reading {
+        path,
+        origin: manifest.origin,
+        file,
+        expected: manifest.blake3,
+        hasher: blake3::Hasher::new(),
+        beyond: manifest.bytes,
+        piece: Vec::new(),
+        at: 0,
+        next: Vec::new(),
+    };
+    // Twice: now the first piece is there, and the second one to come.
+    reading.advance()?;
+    reading.advance()?;
+    Ok(Some(reading))
+}
+
+impl Reading {
+    /// Bytes that were not taken yet.
+    pub fn left(&self) -> u64 {
+        self.beyond + (self.piece.len() - self.at + self.next.len()) as u64
     }
-    Ok(Some((path, manifest.origin, bytes)))
+
+    /// The next `n` numbers, of `N` bytes each.
+    ///
+    /// # Errors
+    /// Where there are fewer; nothing is allocated for them then.
+    pub fn numbers<const N: usize, T>(&mut self, n: usize, of: impl Fn([u8; N]) -> T) -> Result<Vec<T>> {
+        let bytes = n as u128 * N as u128;
+        if bytes > u128::from(self.left()) {
+            return Err(Error::format(&self.path, format!("{bytes} bytes more"), format!("{} bytes", self.left())));
+        }
+        let mut numbers = Vec::with_capacity(n);
+        while numbers.len() < n {
+            if self.at == self.piece.len() {
+                self.advance()?;
+            }
+            let (whole, rest) = self.piece[self.at..].as_chunks::<N>();
+            let whole = &whole[..whole.len().min(n - numbers.len())];
+            if whole.is_empty() {
+                return Err(Error::format(&self.path, format!("numbers of {N} bytes"), format!("{}", rest.len())));
+            }
+            numbers.extend(whole.iter().map(|bytes| of(*bytes)));
+            self.at += N * whole.len();
+        }
+        Ok(numbers)
+    }
+
+    /// # Errors
+    /// Where something is left, or the hash of all is not that of what was written.
+    pub fn finish(mut self) -> Result<()> {
+        if self.left() > 0 {
+            return Err(Error::format(&self.path, "its end", format!("{} bytes more", self.left())));
+        }
+        self.advance()?;
+        let hash = self.hasher.finalize().to_hex().to_string();
+        match hash == self.expected {
+            true => Ok(()),
+            false => Err(Error::format(&self.path, format!("BLAKE3 {}", self.expected), hash)),
+        }
+    }
+
+    /// On to the next piece: the one after it is read while this one is hashed.
+    fn advance(&mut self) -> Result<()> {
+        let Reading { file, hasher, beyond, piece, next, .. } = self;
+        std::mem::swap(piece, next);
+        let length = (*beyond).min(PIECE as u64) as usize;
+        next.resize(length, 0);
+        let (read, ()) = rayon::join(
+            || file.read_exact(next),
+            || {
+                hasher.update(piece);
+            },
+        );
+        read.map_err(Error::io(&self.path))?;
+        (*beyond, self.at) = (*beyond - length as u64, 0);
+        Ok(())
+    }
 }
 
 /// Verifies every generation of the catalogue in `folder` without using it.
 pub(super) fn check(folder: &Path) -> Result<()> {
+    let folder = folder.join(FOLDER);
     for kind in KINDS {
-        if let Some((path, manifest)) = manifest(folder, kind)? {
+        if let Some(manifest) = manifest(&folder, kind)? {
+            let (path, _) = open(&folder, &manifest)?;
             let hash = file_hash(&path)?;
             if hash != manifest.blake3 {
                 return Err(Error::format(&path, manifest.blake3, hash));
@@ -109,30 +243,42 @@ pub(super) fn check(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The manifest of a kind, and the file it names, which has the length that it should have.
-fn manifest(folder: &Path, kind: &str) -> Result<Option<(PathBuf, Manifest)>> {
-    let path = folder.join(FOLDER).join(format!("{kind}.json"));
+/// The manifest of a kind in this `index` folder.
+fn manifest(folder: &Path, kind: &str) -> Result<Option<Manifest>> {
+    let path = folder.join(format!("{kind}.json"));
     let text = match fs::read(&path) {
         Ok(text) => text,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(Error::io(&path)(e)),
     };
     let manifest: Manifest = serde_json::from_slice(&text).map_err(|e| Error::format(&path, "a manifest", e))?;
     if manifest.format != FORMAT {
         return Err(Error::format(&path, format!("format {FORMAT}"), manifest.format));
     }
-    if manifest.file != file_name(kind, manifest.origin.seq) {
-        return Err(Error::format(&path, file_name(kind, manifest.origin.seq), manifest.file));
+    let names = file_names(kind, manifest.origin.seq);
+    if !names.contains(&manifest.file) {
+        return Err(Error::format(&path, names[0].clone(), manifest.file));
     }
-    let file = path.with_file_name(&manifest.file);
-    let bytes = fs::metadata(&file).map_err(Error::io(&file))?.len();
-    if bytes != manifest.bytes {
-        return Err(Error::format(&file, format!("{} bytes", manifest.bytes), bytes));
-    }
-    Ok(Some((file, manifest)))
+    Ok(Some(manifest))
 }
 
-/// Names a generation, and repeats its `seq`, so that a damaged manifest cannot claim another.
-fn file_name(kind: &str, seq: i64) -> String {
-    format!("{kind}-{seq}.bin")
+/// The same, where it is sound.
+fn current(folder: &Path, kind: &str) -> Option<Manifest> {
+    manifest(folder, kind).ok().flatten()
+}
+
+/// The file that a manifest names, which has the length that it should have.
+fn open(folder: &Path, manifest: &Manifest) -> Result<(PathBuf, File)> {
+    let path = folder.join(&manifest.file);
+    let file = File::open(&path).map_err(Error::io(&path))?;
+    let bytes = file.metadata().map_err(Error::io(&path))?.len();
+    if bytes != manifest.bytes {
+        return Err(Error::format(&path, format!("{} bytes", manifest.bytes), bytes));
+    }
+    Ok((path, file))
+}
+
+/// What a generation may be called: by its `seq`, so that a damaged manifest cannot claim another.
+fn file_names(kind: &str, seq: i64) -> [String; 2] {
+    [format!("{kind}-{seq}.bin"), format!("{kind}-{seq}-again.bin")]
 }

@@ -65,7 +65,7 @@ impl Graph {
         self.index.save_to_buffer(&mut bytes).map_err(refused)?;
         let dimensions = self.index.dimensions();
         let origin = Origin { seq: self.seq, catalogue: identity.into(), dimensions, songs: self.songs };
-        generation::publish(folder, KIND, origin, &bytes)
+        generation::publish(folder, KIND, origin, |out| out.write_all(&bytes))
     }
 
     /// The current generation of the catalogue in this folder, or `None` where there is none.
@@ -73,9 +73,13 @@ impl Graph {
     /// # Errors
     /// Where it is damaged or belongs to another catalogue; the index is then built again from the catalogue.
     pub fn open(folder: &Path, identity: &str, dimensions: usize, last_seq: i64) -> Result<Option<Graph>> {
-        let Some((path, origin, bytes)) = generation::open(folder, KIND, identity, dimensions, last_seq)? else {
+        let Some(mut reading) = generation::read(folder, KIND, identity, dimensions, last_seq)? else {
             return Ok(None);
         };
+        let (path, origin) = (reading.path.clone(), reading.origin.clone());
+        let length = reading.left() as usize;
+        let bytes = reading.numbers(length, |[byte]: [u8; 1]| byte)?;
+        reading.finish()?;
         let index = empty(dimensions)?;
         index.load_from_buffer(&bytes).map_err(refused)?;
         if index.size() != origin.songs || index.dimensions() != dimensions {

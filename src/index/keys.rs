@@ -19,17 +19,29 @@ struct Page {
 }
 
 impl Keys {
+    /// Each key in the slot at which it stands; `None` where one stands there twice.
+    pub fn of(keys: &[u64]) -> Option<Keys> {
+        let mut of = Keys::default();
+        let mut once = true;
+        for (key, slot) in keys.iter().zip(0..) {
+            once &= of.insert(*key, slot).is_none();
+        }
+        once.then_some(of)
+    }
+
     pub fn get(&self, key: u64) -> Option<u32> {
         let slot = self.pages.get(&(key / PAGE))?.slots[(key % PAGE) as usize];
         (slot != FREE).then_some(slot)
     }
 
-    pub fn insert(&mut self, key: u64, slot: u32) {
+    /// Returns the slot in which the key was before.
+    pub fn insert(&mut self, key: u64, slot: u32) -> Option<u32> {
         let page =
             self.pages.entry(key / PAGE).or_insert_with(|| Page { used: 0, slots: Box::new([FREE; PAGE as usize]) });
         let entry = &mut page.slots[(key % PAGE) as usize];
-        page.used += u32::from(*entry == FREE);
-        *entry = slot;
+        let before = std::mem::replace(entry, slot);
+        page.used += u32::from(before == FREE);
+        (before != FREE).then_some(before)
     }
 
     pub fn remove(&mut self, key: u64) -> Option<u32> {
@@ -66,4 +78,7 @@ fn keys_of_every_size_come_and_go_and_leave_no_page_behind() {
         assert!(keys.remove(key).is_some() && keys.remove(key).is_none());
     }
     assert_eq!(keys.bytes(), 0);
+    let of = Keys::of(&[7, 5000, 6]).unwrap();
+    assert_eq!([5, 6, 7, 5000].map(|k| of.get(k)), [None, Some(2), Some(0), Some(1)]);
+    assert!(Keys::of(&[7, 5000, 7]).is_none());
 }

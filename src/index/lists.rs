@@ -1,26 +1,16 @@
-//! The inverted file as a generation: which cells there are, which song lies in which, and how many must be looked into
-//! for the recall that is asked for.
-//!
-//! ```text
-//! u32 cells, u32 probes of listeners, u32 probes of songs, f32 recall   u64 songs
-//! f32 centroids [cells][d]     u64 key [songs]     u32 cell [songs]     all little-endian
-//! ```
-
-use std::path::Path;
+//! The lists of an inverted file: how many there are, how they are learned, and how many a search must look into for the
+//! recall that is asked for.
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::cells::Cells;
 use super::facts::Facts;
-use super::generation::{self, Origin};
-use super::keys::Keys;
 use super::top::Best;
 use super::vectors::Vectors;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::linalg::unit;
 
-const KIND: &str = "lists";
 /// Queries by which the number of probes is found, of listeners and of songs each.
 const QUERIES: usize = 200;
 /// The answers whose recall is measured.
@@ -107,69 +97,4 @@ pub(super) fn calibrate(songs: &Vectors<Facts>, recall: f32) -> Result<Probes> {
         Ok(probes.min(lists))
     };
     Ok(Probes { listeners: fewest(&listeners)?, songs: fewest(&new)?, recall })
-}
-
-/// Writes the cells of `songs` beside the catalogue in `folder`.
-pub(super) fn publish(
-    folder: &Path,
-    identity: &str,
-    seq: i64,
-    songs: &Vectors<Facts>,
-    cells: &Cells,
-    probes: Probes,
-) -> Result<()> {
-    let mut bytes = Vec::with_capacity(24 + 4 * cells.centroids().len() + 12 * songs.len());
-    for number in [cells.len(), probes.listeners, probes.songs] {
-        bytes.extend((number as u32).to_le_bytes());
-    }
-    bytes.extend(probes.recall.to_le_bytes());
-    bytes.extend((songs.len() as u64).to_le_bytes());
-    bytes.extend(cells.centroids().iter().flat_map(|x| x.to_le_bytes()));
-    bytes.extend(songs.iter().flat_map(|(key, _)| key.to_le_bytes()));
-    bytes.extend(songs.list_of_each().flat_map(|list| list.to_le_bytes()));
-    let origin = Origin { seq, catalogue: identity.into(), dimensions: songs.dimensions(), songs: songs.len() };
-    generation::publish(folder, KIND, origin, &bytes)
-}
-
-/// What [`publish`] wrote.
-pub(super) struct Opened {
-    pub seq: i64,
-    pub cells: Cells,
-    /// The cell of each song.
-    pub of: Keys,
-    pub songs: usize,
-    pub probes: Probes,
-}
-
-/// # Errors
-/// As [`generation::open`].
-pub(super) fn open(folder: &Path, identity: &str, dimensions: usize, last_seq: i64) -> Result<Option<Opened>> {
-    let Some((path, origin, bytes)) = generation::open(folder, KIND, identity, dimensions, last_seq)? else {
-        return Ok(None);
-    };
-    let odd = || Error::format(&path, "cells, keys and the cell of each", format!("{} bytes", bytes.len()));
-    let (head, rest) = bytes.split_first_chunk::<24>().ok_or_else(odd)?;
-    let words: Vec<u32> = head.as_chunks::<4>().0.iter().map(|w| u32::from_le_bytes(*w)).collect();
-    let (cells, listeners, songs_probes) = (words[0] as usize, words[1] as usize, words[2] as usize);
-    let n = (u64::from(words[5]) << 32 | u64::from(words[4])) as usize;
-    let expected = (cells as u128) * (dimensions as u128) * 4 + (n as u128) * 12;
-    if cells == 0 || n != origin.songs || rest.len() as u128 != expected {
-        return Err(odd());
-    }
-    let (centroids, rest) = rest.split_at(cells * dimensions * 4);
-    let (keys, lists) = rest.split_at(n * 8);
-    let centroids: Vec<f32> = centroids.as_chunks::<4>().0.iter().map(|x| f32::from_le_bytes(*x)).collect();
-    if centroids.iter().any(|x| !x.is_finite()) {
-        return Err(odd());
-    }
-    let mut of = Keys::default();
-    for (key, list) in keys.as_chunks::<8>().0.iter().zip(lists.as_chunks::<4>().0) {
-        let list = u32::from_le_bytes(*list);
-        if list as usize >= cells {
-            return Err(odd());
-        }
-        of.insert(u64::from_le_bytes(*key), list);
-    }
-    let probes = Probes { listeners, songs: songs_probes, recall: f32::from_bits(words[3]) };
-    Ok(Some(Opened { seq: origin.seq, cells: Cells::of(dimensions, centroids), of, songs: n, probes }))
 }

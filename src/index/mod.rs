@@ -10,9 +10,11 @@
 //! | few that a [`Filter`] lets through | those few | 1 |
 //!
 //! The lists are the scan's own, so an index has no second copy of its vectors, and a song goes into the list of its
-//! cell when it is acknowledged. A usearch graph ([`IndexConfig::graph`]) answers song against song for
+//! cell when it is acknowledged. An [image](IndexConfig::image_above) of the songs is kept beside a catalogue that is not
+//! small: who opens it reads that, and of the catalogue only what came since. A usearch graph ([`IndexConfig::graph`]) answers song against song for
 //! who asks for it: at 100,000 songs it is slower than the lists and takes six times as long to build (benches/README.md).
 
+use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 use std::thread::JoinHandle;
@@ -22,6 +24,7 @@ mod cells;
 mod facts;
 mod generation;
 mod graph;
+mod image;
 mod keys;
 mod lists;
 mod top;
@@ -30,14 +33,13 @@ pub mod vectors;
 pub use facts::Filter;
 use facts::{Classes, Facts, Ready};
 use graph::Graph;
-use keys::Keys;
 use lists::Probes;
 use serde::{Deserialize, Serialize};
 use top::Best;
 pub use vectors::Vectors;
 
 use crate::error::{Error, Result};
-use crate::store::{Served, Store, TrackChange};
+use crate::store::{Store, TrackChange};
 
 /// One answer: the key of a track in the catalogue, and its cosine with the query.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -57,6 +59,11 @@ pub struct IndexConfig {
     pub recall: f32,
     /// The cells are learned anew when this many changes were made, as a share of the songs that they were learned from.
     pub rebuild_share: f32,
+    /// From this many songs on an image of them is kept beside the catalogue, so that it is opened without reading every
+    /// row. 10,000: below, the rows are read in 50 ms.
+    pub image_above: usize,
+    /// The image is written anew when this many changes were made, as a share of its songs.
+    pub image_share: f32,
     /// Song against song by a usearch graph, from [`IndexConfig::lists_above`] songs on.
     pub graph: bool,
     /// Also keep every vector in its length, for [`Index::search_inner_product`]; doubles the memory.
@@ -73,6 +80,8 @@ impl Default for IndexConfig {
             lists_above: 200_000,
             recall: 0.99,
             rebuild_share: 1.0,
+            image_above: 10_000,
+            image_share: 0.05,
             graph: false,
             inner_product: false,
             new_tracks: 10_000,
@@ -88,8 +97,10 @@ impl IndexConfig {
         if !(0.0..=1.0).contains(&self.recall) {
             return Err(Error::invalid("setting index.recall", "a number between 0 and 1", self.recall));
         }
-        if self.rebuild_share.is_nan() || self.rebuild_share <= 0.0 {
-            return Err(Error::invalid("setting index.rebuild_share", "a number above 0", self.rebuild_share));
+        for (name, share) in [("rebuild_share", self.rebuild_share), ("image_share", self.image_share)] {
+            if share.is_nan() || share <= 0.0 {
+                return Err(Error::invalid(format!("setting index.{name}"), "a number above 0", share));
+            }
         }
         Ok(())
     }
@@ -127,14 +138,20 @@ pub struct Index {
     median_changed: usize,
     /// How many lists are looked into, for how many songs they were learned, and the changes since.
     probes: Option<Probes>,
-    /// The recall for which the published lists were measured.
-    published: Option<f32>,
+    /// The image that was opened or written, for which recall its lists were measured, and the changes since.
+    image: Option<Published>,
     learned_from: usize,
     changed: usize,
     learning: Option<Learning>,
     graph: Option<Grown>,
     seq: i64,
     data_version: Option<i64>,
+}
+
+struct Published {
+    songs: usize,
+    recall: Option<f32>,
+    changed: usize,
 }
 
 /// A graph, and what changed since it was built: the songs with their artists, and the keys for which it must not answer.
@@ -167,8 +184,8 @@ impl Index {
         let identity = store.identity()?;
         let (folder, last) = (store.folder(), store.seq()?);
         let unused = |what: &str, problem: Error| tracing::warn!("{what} left unused: {problem}");
-        let lists = lists::open(folder, &identity, dimensions, last).unwrap_or_else(|problem| {
-            unused("the lists are", problem);
+        let image = image::open(folder, &identity, dimensions, last).unwrap_or_else(|problem| {
+            unused("the image of the songs is", problem);
             None
         });
         let graph = match config.graph {
@@ -191,7 +208,7 @@ impl Index {
             median: (0.0, 0),
             median_changed: 0,
             probes: None,
-            published: None,
+            image: None,
             learned_from: 0,
             changed: 0,
             learning: None,
@@ -199,15 +216,28 @@ impl Index {
             seq: 0,
             data_version: None,
         };
-        let mut known = (Keys::default(), 0);
-        if let Some(lists) = lists {
-            index.published = Some(lists.probes.recall);
-            index.probes = Some(lists.probes).filter(|probes| probes.recall >= config.recall);
-            index.learned_from = lists.songs;
-            index.songs = Vectors::in_cells(dimensions, lists.cells);
-            known = (lists.of, lists.seq);
+        let mut imaged = 0;
+        if let Some(image) = image {
+            imaged = image.seq;
+            index.image = Some(Published {
+                songs: image.songs.len(),
+                recall: image.probes.map(|probes| probes.recall),
+                changed: 0,
+            });
+            index.probes = image.probes.filter(|probes| probes.recall >= config.recall);
+            (index.learned_from, index.changed) = (image.learned_from, image.changed);
+            (index.songs, index.classes, index.seq) = (image.songs, image.classes, image.seq);
+            if let Some(by_norm) = &mut index.by_norm {
+                for (key, row, facts) in index.songs.in_lists() {
+                    by_norm.upsert(key, &scaled(row, facts.norm), facts.artist)?;
+                }
+            }
+            // What the image knows and the graph does not, it must hear of as well.
+            if let Some(Grown { graph, .. }) = &index.graph {
+                index.seq = index.seq.min(graph.seq);
+            }
         }
-        index.take_in(store, &known.0, known.1)?;
+        index.take_in(store, Some(imaged))?;
         if index.probes.is_none() {
             // They were measured for a lower recall than is asked for now; the next build publishes what that takes.
             index.ask_for_recall(config.recall)?;
@@ -247,7 +277,7 @@ impl Index {
         if self.learning.as_ref().is_some_and(|learning| learning.thread.is_finished()) {
             self.take_learned()?;
         }
-        self.take_in(store, &Keys::default(), 0)
+        self.take_in(store, None)
     }
 
     /// [`Index::refresh`], if another process has committed since the last call; costs microseconds otherwise.
@@ -261,32 +291,39 @@ impl Index {
         Ok(changed)
     }
 
-    /// `known` has the lists of songs that did not change after `known_seq`.
-    fn take_in(&mut self, store: &Store, known: &Keys, known_seq: i64) -> Result<usize> {
+    /// `opening`: nothing was asked yet, and everything up to this number is in already.
+    fn take_in(&mut self, store: &Store, opening: Option<i64>) -> Result<usize> {
+        let (first, known) = (opening.is_some(), opening.unwrap_or(self.seq));
         let (mut changed, mut result) = (0, Ok(()));
-        let first = self.seq == 0;
         let seq = store.changes_since(self.seq, &mut |change| {
             if result.is_ok() {
-                let list = known.get(change.key).filter(|_| change.seq <= known_seq);
-                self.changed += usize::from(change.seq > known_seq);
-                result = self.take(&change, list, first);
-                changed += 1;
+                result = self.take(&change, first);
+                changed += usize::from(change.seq > known);
             }
         })?;
         result?;
         self.seq = seq;
+        // A replacement counts as an addition does: it moves the median, and the image and the cells have not seen it.
+        self.changed += changed;
+        self.median_changed += changed;
+        if let Some(image) = &mut self.image {
+            image.changed += changed;
+        }
         if first {
             // Once all keys are known, and not while each of them was the newest.
             let few = |(key, facts): &(u64, &Facts)| (facts.plays < self.config.new_plays).then_some(*key);
             let mut keys: Vec<u64> = self.songs.keys().zip(self.songs.beside()).filter_map(|one| few(&one)).collect();
-            keys.sort_unstable();
-            for key in keys.into_iter().rev().take(self.config.new_tracks) {
+            let most = self.config.new_tracks;
+            if most < keys.len() {
+                keys.select_nth_unstable_by_key(most, |key| Reverse(*key));
+                keys.truncate(most);
+            }
+            keys.sort_unstable_by_key(|key| Reverse(*key));
+            for key in keys {
                 self.keep_if_new(key)?;
             }
         }
-        // A replacement moves the median as an addition does.
-        self.median_changed += changed;
-        if changed > 0 && self.median_changed.saturating_mul(10) >= self.median.1 {
+        if (first || changed > 0) && self.median_changed.saturating_mul(10) >= self.median.1 {
             let mut norms: Vec<f32> = self.songs.beside().map(|facts| facts.norm).collect();
             let middle = norms.len() / 2;
             if middle < norms.len() {
@@ -297,7 +334,7 @@ impl Index {
         Ok(changed)
     }
 
-    fn take(&mut self, change: &TrackChange, list: Option<u32>, first: bool) -> Result<()> {
+    fn take(&mut self, change: &TrackChange, first: bool) -> Result<()> {
         let key = change.key;
         if let Some(learning) = &mut self.learning {
             learning.changed.insert(key);
@@ -310,9 +347,9 @@ impl Index {
                     self.leave_class(&facts);
                 }
                 let facts = self.classes.insert(key, served);
-                self.songs.upsert_into(list, key, &served.vector, facts)?;
+                self.songs.upsert(key, &served.vector, facts)?;
                 if let Some(by_norm) = &mut self.by_norm {
-                    by_norm.upsert(key, &scaled(served), facts.artist)?;
+                    by_norm.upsert(key, &scaled(&served.vector, served.norm), facts.artist)?;
                 }
             }
             None => {
@@ -515,34 +552,43 @@ impl Index {
         Ok(Some(best.into_sorted()))
     }
 
-    /// Whether [`Index::build`] is due: enough songs, and no lists or graph, or ones that are too old.
+    /// Whether [`Index::build`] is due: enough songs, and no lists, graph or image, or ones that are too old.
     pub fn is_due(&self) -> bool {
-        self.len() >= self.config.lists_above.max(1)
-            && (self.lists_are_due() || self.probes_are_due() || self.graph_is_due())
+        self.image_is_due() || self.lists_are_due() || self.probes_are_due() || self.graph_is_due()
+    }
+
+    fn image_is_due(&self) -> bool {
+        let share = f64::from(self.config.image_share);
+        self.len() >= self.config.image_above.max(1)
+            && self.image.as_ref().is_none_or(|image| image.changed as f64 > share * image.songs as f64)
     }
 
     /// Whether there are so many songs that a search may leave some out.
     fn is_large(&self) -> bool {
-        self.len() >= self.config.lists_above
+        self.len() >= self.config.lists_above.max(1)
     }
 
     /// The lists were measured, or published, for another recall than the one that is asked for.
     fn probes_are_due(&self) -> bool {
         let asked = Some(self.config.recall);
-        self.learning.is_none()
+        self.is_large()
+            && self.learning.is_none()
             && self.has_lists()
-            && (self.published != asked || self.probes.map(|probes| probes.recall) != asked)
+            && (self.image.as_ref().and_then(|image| image.recall) != asked
+                || self.probes.map(|probes| probes.recall) != asked)
     }
 
     fn lists_are_due(&self) -> bool {
-        self.learning.is_none()
+        self.is_large()
+            && self.learning.is_none()
             && (self.songs.cells().is_none()
                 || self.changed as f64 > f64::from(self.config.rebuild_share) * self.learned_from as f64)
     }
 
     fn graph_is_due(&self) -> bool {
         // A graph is scanned beside what changed since, so it goes stale sooner.
-        self.config.graph
+        self.is_large()
+            && self.config.graph
             && self
                 .graph
                 .as_ref()
@@ -550,27 +596,27 @@ impl Index {
     }
 
     /// Learns the cells (and builds the graph, where it is asked for) of all songs, where it is due, measures the lists
-    /// again where they were measured for another recall than is asked for, and publishes them
-    /// beside the catalogue, for this process and the ones that open later. `done` hears of songs as they go in.
+    /// again where they were measured for another recall than is asked for, and publishes them with an image of the songs
+    /// beside the catalogue, for this process and the ones that open later. `done` hears of songs as they go into a graph.
     ///
     /// # Errors
     /// `Io` where it cannot be written.
     pub fn build(&mut self, store: &Store, done: &(dyn Fn(usize) + Sync)) -> Result<()> {
-        let learn = self.lists_are_due();
-        if (learn || self.probes_are_due()) && !self.is_empty() {
-            let recall = self.config.recall;
-            if learn {
-                let cells = lists::learn(self.dimensions, self.len(), self.songs.iter().map(|(_, row)| row));
-                self.songs.divide(cells);
-                (self.learned_from, self.changed) = (self.len(), 0);
-            }
-            if learn || self.probes.is_none_or(|probes| probes.recall != recall) {
-                self.probes = Some(lists::calibrate(&self.songs, recall)?);
-            }
-            if let (Some(cells), Some(probes)) = (self.songs.cells(), self.probes) {
-                lists::publish(store.folder(), &self.identity, self.seq, &self.songs, cells, probes)?;
-                self.published = Some(recall);
-            }
+        let (learn, measure) = (self.lists_are_due(), self.probes_are_due());
+        if learn {
+            let cells = lists::learn(self.dimensions, self.len(), self.songs.iter().map(|(_, row)| row));
+            self.songs.divide(cells);
+            (self.learned_from, self.changed) = (self.len(), 0);
+        }
+        let recall = self.config.recall;
+        if learn || (measure && self.probes.is_none_or(|probes| probes.recall != recall)) {
+            self.probes = Some(lists::calibrate(&self.songs, recall)?);
+        }
+        if learn || measure || self.image_is_due() {
+            let learned = [self.learned_from, self.changed];
+            let Index { identity, seq, songs, classes, probes, .. } = self;
+            image::publish(store.folder(), identity, *seq, songs, classes, *probes, learned)?;
+            self.image = Some(Published { songs: self.len(), recall: self.probes.map(|p| p.recall), changed: 0 });
         }
         if self.graph_is_due() {
             let graph = Graph::build(&self.songs, self.seq, done)?;
@@ -583,7 +629,7 @@ impl Index {
     /// Begins to learn the cells anew in another thread, where that is due; the first [`Index::refresh`] after it is
     /// done takes them over. Until then the old ones serve. Takes a copy of the songs, [`Index::bytes`] of them.
     pub fn build_in_background(&mut self) {
-        if self.len() < self.config.lists_above.max(1) || !self.lists_are_due() {
+        if !self.lists_are_due() {
             return;
         }
         let (mut songs, recall) = (self.songs.clone(), self.config.recall);
@@ -645,8 +691,8 @@ impl Index {
 }
 
 /// The vector in the length of its factor.
-fn scaled(song: &Served) -> Vec<f32> {
-    song.vector.iter().map(|x| x * song.norm).collect()
+fn scaled(vector: &[f32], norm: f32) -> Vec<f32> {
+    vector.iter().map(|x| x * norm).collect()
 }
 
 /// Verifies what is derived of the catalogue in this folder, without using it.
@@ -806,7 +852,7 @@ mod tests {
                 let index = Index::open(&store, &config).unwrap();
                 let query = unit(&mut rng);
                 let name = path.file_name().unwrap().to_string_lossy().into_owned();
-                if bytes != whole && name.starts_with("lists-") {
+                if bytes != whole && name.starts_with("image-") {
                     assert!(!index.has_lists());
                     assert_eq!(
                         index.search(&query, 5, &Filter::default()).unwrap(),
@@ -825,6 +871,119 @@ mod tests {
             fs::write(&path, &whole).unwrap();
         }
         assert!(Index::open(&store, &config).unwrap().has_graph());
+    }
+
+    /// Every answer and every fact, to the bit.
+    fn assert_equal(one: &Index, other: &Index, lists: bool, rng: &mut impl Rng) {
+        assert_eq!((one.len(), one.seq(), one.new_releases()), (other.len(), other.seq(), other.new_releases()));
+        let last = one.songs.keys().max().unwrap();
+        (0..last + 5).for_each(|key| assert_eq!(one.standing(key), other.standing(key)));
+        for filter in filters(rng, last) {
+            let query = unit(rng);
+            let exact = one.search_exact(&query, 12, &filter).unwrap();
+            assert_eq!(exact, other.search_exact(&query, 12, &filter).unwrap(), "{filter:?}");
+            assert_eq!(one.search_new(&query, 5, &filter).unwrap(), other.search_new(&query, 5, &filter).unwrap());
+            let by_norm = |index: &Index| index.search_inner_product(&query, 9, &filter).unwrap();
+            assert_eq!(by_norm(one), by_norm(other));
+            if lists {
+                assert_eq!(one.search(&query, 10, &filter).unwrap(), other.search(&query, 10, &filter).unwrap());
+            }
+        }
+    }
+
+    #[test]
+    fn an_index_from_its_image_equals_one_from_the_catalogue() {
+        for lists_above in [1500, 100_000] {
+            let mut rng = ChaCha8Rng::seed_from_u64(13);
+            let (_dir, mut store) = catalogue(2000, &mut rng);
+            let config = IndexConfig {
+                lists_above,
+                image_above: 1000,
+                inner_product: true,
+                graph: true,
+                new_plays: 2,
+                new_tracks: 70,
+                ..IndexConfig::default()
+            };
+            let mut live = Index::open(&store, &config).unwrap();
+            assert!(live.is_due() && live.image.is_none());
+            live.build(&store, &|_| ()).unwrap();
+            assert!(!live.is_due());
+            for round in 0..3 {
+                let mut changes: Vec<Change> = (0..80).map(|i| song(2000 + 50 * round + i, unit(&mut rng))).collect();
+                let gone = (0..20).map(|i| TrackId::new(format!("song {}", 100 * round + 3 * i)).unwrap());
+                changes.extend(gone.map(Change::Remove));
+                changes.extend((0..10).map(|i| {
+                    let Change::Upsert(mut track) = song(7 * i + round, unit(&mut rng)) else { unreachable!() };
+                    (track.norm, track.plays, track.info.language) = (3.0, 9, Some(format!("x{round}")));
+                    Change::Upsert(track)
+                }));
+                store.commit(&changes).unwrap();
+                live.refresh(&store).unwrap();
+                let imaged = Index::open(&store, &config).unwrap();
+                assert!(imaged.image.is_some() && imaged.has_lists() == (lists_above < 2000));
+                assert_eq!((imaged.probes, imaged.learned_from), (live.probes, live.learned_from));
+                // Who was there counts a song each time it changes; who comes later, once.
+                assert!(imaged.changed <= live.changed && imaged.is_due() == live.is_due());
+                assert_equal(&imaged, &live, true, &mut rng);
+                let similar = |index: &Index| index.search_similar(&[0.25; D], 10, &Filter::default()).unwrap();
+                assert_eq!(similar(&imaged), similar(&live));
+                assert_eq!(live.graph.as_ref().map(|g| &g.stale), imaged.graph.as_ref().map(|g| &g.stale));
+
+                let (index, aside) = (store.folder().join("index"), store.folder().join("aside"));
+                fs::rename(&index, &aside).unwrap();
+                let from_rows = Index::open(&store, &config).unwrap();
+                fs::rename(&aside, &index).unwrap();
+                assert!(from_rows.image.is_none());
+                assert_equal(&imaged, &from_rows, false, &mut rng);
+                // 110 changes are more than a twentieth of 2000 songs: the image is due, but not the lists or the graph.
+                if round == 1 {
+                    assert!(live.is_due());
+                    live.build(&store, &|_| ()).unwrap();
+                    assert!(!live.is_due());
+                    assert_eq!(Index::open(&store, &config).unwrap().image.unwrap().changed, 0);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_image_is_written_when_it_is_due_and_takes_away_what_it_replaces() {
+        let mut rng = ChaCha8Rng::seed_from_u64(14);
+        let (_dir, mut store) = catalogue(500, &mut rng);
+        let config = IndexConfig { image_above: 400, image_share: 0.1, ..IndexConfig::default() };
+        let small = Index::open(&store, &IndexConfig { image_above: 501, ..config.clone() }).unwrap();
+        assert!(!small.is_due());
+        let mut index = Index::open(&store, &config).unwrap();
+        // What earlier formats left, and a process that died; and what is not ours.
+        let folder = store.folder().join("index");
+        fs::create_dir(&folder).unwrap();
+        for name in ["lists.json", "lists-3.bin", "manifest.json", "graph-3.usearch", ".tmpX.partial", "notes.txt"] {
+            fs::write(folder.join(name), "old").unwrap();
+        }
+        let files = || {
+            let names = fs::read_dir(&folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+            names.collect::<BTreeSet<String>>()
+        };
+        index.build(&store, &|_| ()).unwrap();
+        let now = |image: &str| ["image.json", "notes.txt", image].map(String::from).into();
+        assert_eq!(files(), now("image-500.bin"));
+
+        for (songs, due) in [(0..50, false), (50..51, true)] {
+            store.commit(&songs.map(|i| song(i, unit(&mut rng))).collect::<Vec<_>>()).unwrap();
+            index.refresh(&store).unwrap();
+            assert_eq!((index.is_due(), Index::open(&store, &config).unwrap().is_due()), (due, due));
+        }
+        index.build(&store, &|_| ()).unwrap();
+        assert_eq!(files(), now("image-551.bin"));
+        // The same songs again, for another recall: never over the file that a reader may be about to open.
+        for (recall, name) in [(0.5, "image-551-again.bin"), (0.6, "image-551.bin")] {
+            let config = IndexConfig { recall, lists_above: 100, ..config.clone() };
+            let mut index = Index::open(&store, &config).unwrap();
+            index.build(&store, &|_| ()).unwrap();
+            assert_eq!(files(), now(name));
+            assert!(!Index::open(&store, &config).unwrap().is_due());
+        }
     }
 
     #[test]

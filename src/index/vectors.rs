@@ -6,6 +6,8 @@
 //!
 //! The codes lie in one list, or in several, so that a search can leave lists out.
 
+use rayon::prelude::*;
+
 use super::Hit;
 use super::blocks::{Blocks, Coded, CodedTogether, TOGETHER};
 use super::cells::Cells;
@@ -62,9 +64,45 @@ impl<T> Vectors<T> {
         Vectors::partitioned(dimensions, Partition::Norms)
     }
 
-    /// None yet, in the lists of these cells.
-    pub(super) fn in_cells(dimensions: usize, cells: Cells) -> Vectors<T> {
-        Vectors::partitioned(dimensions, Partition::Cells(cells))
+    /// Rows `[songs][d]`, their keys and what is beside each, `counts` of them in the list of each cell (without cells, all
+    /// in one list).
+    ///
+    /// # Errors
+    /// `Mismatch` where these do not fit together, `Invalid` for a number of a row that [`Vectors::upsert`] refuses, or a key
+    /// that is there twice.
+    pub(super) fn of_lists(
+        dimensions: usize,
+        cells: Option<Cells>,
+        counts: &[u32],
+        keys: Vec<u64>,
+        rows: Vec<f32>,
+        beside: Vec<T>,
+    ) -> Result<Vectors<T>> {
+        let n = keys.len();
+        let lists = cells.as_ref().map_or(1, Cells::len);
+        let counted: u64 = counts.iter().map(|count| u64::from(*count)).sum();
+        if counts.len() != lists || counted != n as u64 || rows.len() != n * dimensions || beside.len() != n {
+            let found = format!("{counted} in {}, {} numbers, {} facts", counts.len(), rows.len(), beside.len());
+            return Err(Error::mismatch("lists and their songs", format!("{n} songs in {lists} lists"), found));
+        }
+        let firsts: Vec<u32> =
+            counts.iter().scan(0, |next, count| Some(std::mem::replace(next, *next + count))).collect();
+        let of_list = |(first, count): (&u32, &u32)| {
+            let rows = &rows[*first as usize * dimensions..][..*count as usize * dimensions];
+            rows.chunks_exact(dimensions.max(1)).try_for_each(|row| check(dimensions, row))?;
+            Ok(Blocks::of(dimensions, *first, rows))
+        };
+        let (lists, slots) = rayon::join(
+            || firsts.par_iter().zip(counts).map(of_list).collect::<Result<Vec<Blocks>>>(),
+            || Keys::of(&keys),
+        );
+        let mut places = Vec::with_capacity(n);
+        for (list, count) in (0..).zip(counts) {
+            places.extend((0..*count).map(|position| (list, position)));
+        }
+        let partition = cells.map_or(Partition::One, Partition::Cells);
+        let slots = slots.ok_or_else(|| Error::invalid("keys of songs", "each of them once", "one of them twice"))?;
+        Ok(Vectors { dimensions, partition, lists: lists?, rows, keys, beside, places, slots })
     }
 
     fn partitioned(dimensions: usize, partition: Partition) -> Vectors<T> {
@@ -128,6 +166,17 @@ impl<T> Vectors<T> {
         self.beside.iter()
     }
 
+    /// The same, those of one list after those of another.
+    pub(super) fn in_lists(&self) -> impl Iterator<Item = (u64, &[f32], &T)> {
+        let slots = self.lists.iter().flat_map(Blocks::slots);
+        slots.map(|slot| (self.keys[*slot as usize], self.row(*slot), &self.beside[*slot as usize]))
+    }
+
+    /// The number of vectors in each list.
+    pub(super) fn list_lengths(&self) -> impl Iterator<Item = u32> {
+        self.lists.iter().map(|list| list.len() as u32)
+    }
+
     /// Bytes that this occupies, unused capacity included.
     pub fn bytes(&self) -> usize {
         self.lists.iter().map(|list| list.bytes() + size_of::<Blocks>()).sum::<usize>()
@@ -144,13 +193,8 @@ impl<T> Vectors<T> {
     /// # Errors
     /// `Mismatch` of dimensions; `Invalid` for numbers that are not finite or beyond ±10¹⁵; nothing is changed then.
     pub fn upsert(&mut self, key: u64, vector: &[f32], beside: T) -> Result<()> {
-        self.upsert_into(None, key, vector, beside)
-    }
-
-    /// As [`Vectors::upsert`], into a list that is known already.
-    pub(super) fn upsert_into(&mut self, list: Option<u32>, key: u64, vector: &[f32], beside: T) -> Result<()> {
         check(self.dimensions, vector)?;
-        let list = list.filter(|list| (*list as usize) < self.lists.len()).unwrap_or_else(|| self.list_of(vector));
+        let list = self.list_of(vector);
         if let Some(slot) = self.slots.get(key) {
             let at = slot as usize;
             self.rows[at * self.dimensions..][..self.dimensions].copy_from_slice(vector);
@@ -304,11 +348,6 @@ impl<T> Vectors<T> {
     /// The number of lists.
     pub(super) fn lists(&self) -> usize {
         self.lists.len()
-    }
-
-    /// The list of each vector, in the order of [`Vectors::iter`].
-    pub(super) fn list_of_each(&self) -> impl Iterator<Item = u32> {
-        self.places.iter().map(|(list, _)| *list)
     }
 
     pub(super) fn cells(&self) -> Option<&Cells> {
