@@ -10,6 +10,7 @@
 use std::collections::HashSet;
 use std::path::Path;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use ndarray::Array2;
 use serde::{Deserialize, Serialize};
@@ -140,7 +141,12 @@ pub struct Recommender {
     listeners_version: i64,
     /// The catalogue serves another generation, which is being opened beside this one.
     opening: Option<JoinHandle<Result<Recommender>>>,
+    /// It could not be opened; the next attempt is not before this.
+    next_attempt: Option<Instant>,
 }
+
+/// Between two attempts to open what the catalogue serves now: each reads all of it.
+const ATTEMPTS_APART: Duration = Duration::from_secs(10);
 
 impl Recommender {
     /// Opens the catalogue in `folder` for reading.
@@ -161,7 +167,17 @@ impl Recommender {
         let listeners_version = store.listeners_version()?;
         let listeners = Listeners::load(&store, index.dimensions())?;
         let config = config.clone();
-        Ok(Recommender { config, store, index, space, fold_in, listeners, listeners_version, opening: None })
+        Ok(Recommender {
+            config,
+            store,
+            index,
+            space,
+            fold_in,
+            listeners,
+            listeners_version,
+            opening: None,
+            next_attempt: None,
+        })
     }
 
     /// Takes in what was acknowledged since, by whomever; returns how many tracks changed. Where the catalogue serves
@@ -180,12 +196,25 @@ impl Recommender {
                 Ok(Err(e)) => tracing::warn!("what the catalogue serves now cannot be opened: {e}"),
                 Err(_) => tracing::warn!("what the catalogue serves now cannot be opened"),
             }
+            self.next_attempt = Some(Instant::now() + ATTEMPTS_APART);
         }
-        if self.opening.is_none() && self.store.is_behind()? {
+        let wait = self.next_attempt.is_some_and(|at| Instant::now() < at);
+        if self.opening.is_none() && !wait && self.store.is_behind()? {
             let (folder, index, config) =
                 (self.store.folder().to_path_buf(), self.index.config().clone(), self.config.clone());
             self.opening = Some(std::thread::spawn(move || Recommender::open(&folder, &index, &config)));
         }
+        match self.take_in(again) {
+            // What this one reads may have been dropped already.
+            Err(e) if self.opening.is_some() => {
+                tracing::info!("no longer followed: {e}");
+                Ok(0)
+            }
+            changed => changed,
+        }
+    }
+
+    fn take_in(&mut self, again: bool) -> Result<usize> {
         let changed =
             if again { self.index.refresh(&self.store)? } else { self.index.refresh_if_changed(&self.store)? };
         self.index.build_in_background();
