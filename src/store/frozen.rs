@@ -8,8 +8,8 @@
 //!   writing: beside a live writer through his shared memory, else by its own index of the log, on the heap.
 //! - The log is there without the shared memory: the catalogue was copied, or a medium made, from a writer that had not
 //!   ended. SQLite wants shared memory that it cannot make, except for a connection that is alone (`locking_mode =
-//!   EXCLUSIVE`), whose index of the log is on the heap; and that it can be only without locks (`nolock=1`), which take
-//!   write permission.
+//!   EXCLUSIVE`), whose index of the log is on the heap; and alone it can be, where it may not write, only without locks
+//!   (`vfs=unix-none`; `nolock=1` reads no log).
 //! - There is no log: the database holds everything. SQLite wants to make one, unless nothing ever changes (`immutable=1`).
 //!
 //! The last two hold as long as nobody writes. On a medium that nobody can write to nobody does; elsewhere one may begin
@@ -81,7 +81,7 @@ pub(super) fn reader(path: &Path) -> Result<(Connection, Option<Frozen>)> {
             }
         }
         let opened = if before.has_log() {
-            open(path, Some("mode=ro&nolock=1"), "PRAGMA locking_mode = EXCLUSIVE")
+            open(path, Some("mode=ro&vfs=unix-none"), "PRAGMA locking_mode = EXCLUSIVE")
         } else {
             open(path, Some("mode=ro&immutable=1"), "")
         };
