@@ -295,6 +295,34 @@ fn exports_of_what_changed_keep_a_copy_elsewhere_true() {
 }
 
 #[test]
+fn tracks_without_a_vector_in_what_is_served_are_left_out_and_their_files_are_unknown() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let store = catalogue(&at("c"), 300);
+    let mut rng = ChaCha8Rng::seed_from_u64(2);
+    json(dir.path(), 0, &["--catalogue", "c", "export", "before", "--json"]);
+    // Another generation, which has heard a third of them; t00003, which has a file, is not among them.
+    let mut built = Store::build(&at("c"), &space(), "of the test").unwrap();
+    for i in (0..300).filter(|i| i % 3 == 1 && *i != 7) {
+        let served = store.track(&id(&format!("t{i:05}"))).unwrap().unwrap();
+        built.commit(&[upsert(Track { vector: unit(&mut rng), ..served })]).unwrap();
+    }
+    drop(store);
+    built.finish_building().unwrap();
+    built.serve().unwrap();
+    drop(built);
+    let said = &json(dir.path(), 0, &["--catalogue", "c", "export", "after", "--json"])[0];
+    assert_eq!((&said["tracks"], &said["left_out"]), (&99.into(), &200.into()));
+    assert_eq!(import(&at("after"), &at("d"), &mut quiet).unwrap().tracks, 99);
+    let (_, files, ..) = contents(&at("d"));
+    let paths: Vec<_> = files.iter().map(|row| row.record.stamp.path.clone()).collect();
+    assert_eq!(paths, [Path::new("/music/bad.mp3"), Path::new("/music/once good.mp3")]);
+    // What changed since is everything.
+    let (code, _, stderr) = run(dir.path(), &["--catalogue", "c", "export", "since", "--since", "before"]);
+    assert!(code == 2 && stderr.contains("the earlier export and the catalogue"), "{stderr}");
+}
+
+#[test]
 fn npy_holds_the_vectors_and_their_ids_in_one_order() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
