@@ -202,7 +202,7 @@ fn what_is_exported_and_imported_is_the_catalogue_and_recommends_the_same() {
     for same in ["listeners.parquet", "history.parquet"] {
         assert_eq!(first.files[same], second.files[same], "{same}");
     }
-    drop(import(&at("again"), &at("c"), &mut quiet).unwrap());
+    import(&at("again"), &at("c"), &mut quiet).unwrap();
     assert_eq!(contents(&at("c")), a);
 
     let open = |name: &str| Recommender::open(&at(name), &IndexConfig::default(), &RecommendConfig::default()).unwrap();
@@ -403,8 +403,11 @@ fn a_damaged_export_is_refused_with_its_name_and_makes_no_catalogue() {
     assert_eq!(beside.len(), 2, "nothing half-made is left: {beside:?}");
 }
 
+/// Id and vector.
+type ForeignRow<'a> = (Option<&'a str>, &'a [f32]);
+
 /// A table of ids and vectors, as another program may write it.
-fn foreign(folder: &Path, rows: &[(Option<&str>, &[f32])], fixed: bool) {
+fn foreign(folder: &Path, rows: &[ForeignRow], fixed: bool) {
     fs::create_dir_all(folder).unwrap();
     let ids: ArrayRef = Arc::new(rows.iter().map(|row| row.0).collect::<StringArray>());
     let vectors: ArrayRef = if fixed {
@@ -450,7 +453,7 @@ fn ids_and_vectors_of_another_program_become_a_catalogue_and_bad_rows_are_named(
     }
     let nan = [f32::NAN; D];
     let long = [1.0; D];
-    let cases: [(&[(Option<&str>, &[f32])], &str); 6] = [
+    let cases: [(&[ForeignRow], &str); 6] = [
         (&[(Some("x"), x), (Some("x"), y)], "rows 1 to 2: x again"),
         (&[(Some("x"), x), (None, y)], "row 2: none"),
         (&[(Some("x"), x), (Some("two\nlines"), y)], "row 2: invalid TrackId"),
