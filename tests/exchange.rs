@@ -202,7 +202,7 @@ fn what_is_exported_and_imported_is_the_catalogue_and_recommends_the_same() {
     for same in ["listeners.parquet", "history.parquet"] {
         assert_eq!(first.files[same], second.files[same], "{same}");
     }
-    drop(import(&at("again"), &at("c"), &mut quiet).unwrap());
+    import(&at("again"), &at("c"), &mut quiet).unwrap();
     assert_eq!(contents(&at("c")), a);
 
     let open = |name: &str| Recommender::open(&at(name), &IndexConfig::default(), &RecommendConfig::default()).unwrap();
@@ -286,10 +286,40 @@ fn exports_of_what_changed_keep_a_copy_elsewhere_true() {
     wrong(&["export", "x", "--since", "99999"], "expected 0 to");
     wrong(&["export", "x", "--since", "5", "--format", "npy"], "parquet");
     wrong(&["export", "e0"], "holds something");
-    wrong(&["--catalogue", "d", "import", "e1"], "an export of everything");
+    assert!(import(&at("e1"), &at("d"), &mut quiet).unwrap_err().to_string().contains("an export of everything"));
     drop(catalogue(&at("other"), 20));
-    wrong(&["--catalogue", "other", "export", "x", "--since", "e0"], "the earlier export and the catalogue");
+    fs::rename(at("c"), at("first")).unwrap();
+    fs::rename(at("other"), at("c")).unwrap();
+    wrong(&["export", "x", "--since", "e0"], "the earlier export and the catalogue");
     assert!(!at("x").exists() && !at("d").exists());
+}
+
+#[test]
+fn tracks_without_a_vector_in_what_is_served_are_left_out_and_their_files_are_unknown() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let store = catalogue(&at("c"), 300);
+    let mut rng = ChaCha8Rng::seed_from_u64(2);
+    json(dir.path(), 0, &["--catalogue", "c", "export", "before", "--json"]);
+    // Another generation, which has heard a third of them; t00003, which has a file, is not among them.
+    let mut built = Store::build(&at("c"), &space(), "of the test").unwrap();
+    for i in (0..300).filter(|i| i % 3 == 1 && *i != 7) {
+        let served = store.track(&id(&format!("t{i:05}"))).unwrap().unwrap();
+        built.commit(&[upsert(Track { vector: unit(&mut rng), ..served })]).unwrap();
+    }
+    drop(store);
+    built.finish_building().unwrap();
+    built.serve().unwrap();
+    drop(built);
+    let said = &json(dir.path(), 0, &["--catalogue", "c", "export", "after", "--json"])[0];
+    assert_eq!((&said["tracks"], &said["left_out"]), (&99.into(), &200.into()));
+    assert_eq!(import(&at("after"), &at("d"), &mut quiet).unwrap().tracks, 99);
+    let (_, files, ..) = contents(&at("d"));
+    let paths: Vec<_> = files.iter().map(|row| row.record.stamp.path.clone()).collect();
+    assert_eq!(paths, [Path::new("/music/bad.mp3"), Path::new("/music/once good.mp3")]);
+    // What changed since is everything.
+    let (code, _, stderr) = run(dir.path(), &["--catalogue", "c", "export", "since", "--since", "before"]);
+    assert!(code == 2 && stderr.contains("the earlier export and the catalogue"), "{stderr}");
 }
 
 #[test]
@@ -373,8 +403,11 @@ fn a_damaged_export_is_refused_with_its_name_and_makes_no_catalogue() {
     assert_eq!(beside.len(), 2, "nothing half-made is left: {beside:?}");
 }
 
+/// Id and vector.
+type ForeignRow<'a> = (Option<&'a str>, &'a [f32]);
+
 /// A table of ids and vectors, as another program may write it.
-fn foreign(folder: &Path, rows: &[(Option<&str>, &[f32])], fixed: bool) {
+fn foreign(folder: &Path, rows: &[ForeignRow], fixed: bool) {
     fs::create_dir_all(folder).unwrap();
     let ids: ArrayRef = Arc::new(rows.iter().map(|row| row.0).collect::<StringArray>());
     let vectors: ArrayRef = if fixed {
@@ -420,12 +453,12 @@ fn ids_and_vectors_of_another_program_become_a_catalogue_and_bad_rows_are_named(
     }
     let nan = [f32::NAN; D];
     let long = [1.0; D];
-    let cases: [(&[(Option<&str>, &[f32])], &str); 6] = [
+    let cases: [(&[ForeignRow], &str); 6] = [
         (&[(Some("x"), x), (Some("x"), y)], "rows 1 to 2: x again"),
         (&[(Some("x"), x), (None, y)], "row 2: none"),
         (&[(Some("x"), x), (Some("two\nlines"), y)], "row 2: invalid TrackId"),
         (&[(Some("x"), x), (Some("y"), &y[1..])], "row 2: 7, 0 of them null"),
-        (&[(Some("x"), x), (Some("y"), &nan)], "rows 1 to 2: the vector of track y"),
+        (&[(Some("x"), x), (Some("y"), &nan)], "row 2: NaN"),
         (&[(Some("x"), x), (Some("y"), &long)], "rows 1 to 2: the vector of track y"),
     ];
     for (rows, says) in cases {
@@ -448,19 +481,21 @@ fn ids_and_vectors_of_another_program_become_a_catalogue_and_bad_rows_are_named(
 fn an_export_and_a_backup_are_of_one_moment_however_much_is_written() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
-    let mut store = catalogue(&at("c"), 0x600);
+    let mut store = catalogue(&at("c"), 2000);
+    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    let pair = ["t00001", "t01501"].map(id);
+    store.commit(&pair.clone().map(Change::Remove)).unwrap();
     let (stop, commits) = (Arc::new(AtomicBool::new(false)), Arc::new(std::sync::atomic::AtomicU64::new(0)));
     let writer = std::thread::spawn({
         let (stop, commits) = (stop.clone(), commits.clone());
         move || {
-            let mut rng = ChaCha8Rng::seed_from_u64(1);
             // Every commit brings two tracks, far from one another, to the same number of plays; the first is removed now
             // and then with the second.
             for round in 0.. {
                 if stop.load(Ordering::Relaxed) {
                     return;
                 }
-                let pair = ["t00001", "t01501"].map(id);
+                let pair = pair.clone();
                 let changes: Vec<Change> = if round % 5 == 4 {
                     pair.map(Change::Remove).into()
                 } else {
@@ -514,8 +549,10 @@ fn killed_at_any_moment_backup_export_and_import_leave_nothing_or_all_under_the_
         ("export", &["--catalogue", "c", "export", "new"]),
         ("import", &["--catalogue", "new", "import", "exported"]),
     ] {
+        fs::remove_dir_all(at("new")).ok();
         let started = Instant::now();
-        assert_eq!(run(dir.path(), arguments).0, 0);
+        let (code, _, stderr) = run(dir.path(), arguments);
+        assert_eq!(code, 0, "{stderr}");
         let takes = started.elapsed();
         let (mut early, mut late) = (0, 0);
         for _ in 0..7 {
@@ -541,7 +578,9 @@ fn killed_at_any_moment_backup_export_and_import_leave_nothing_or_all_under_the_
         println!("{verb}: {early} killed before it was whole, {late} after; {takes:?} undisturbed");
         assert!(early > 0);
         fs::remove_dir_all(at("new")).ok();
-        assert_eq!(run(dir.path(), arguments).0, 0, "what was left behind is in nobody's way");
+        // What was left behind is in nobody's way.
+        let (code, _, stderr) = run(dir.path(), arguments);
+        assert_eq!(code, 0, "{stderr}");
     }
     assert_eq!(contents(&at("c")), whole);
 }

@@ -272,7 +272,15 @@ fn a_read_only_medium_serves_the_newest_state_also_from_a_log() {
 fn a_full_disk_leaves_no_half_backup_export_or_import() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = catalogue(&dir.path().join("c"));
-    let many: Vec<Change> = (0..20_000).map(|i| a_track(&format!("a track with a rather long id {i:06}"))).collect();
+    // Directions that cannot be compressed away.
+    let many = (0..40_000).map(|i| {
+        let (y, x) = (i as f32).sin_cos();
+        match a_track(&format!("a track with a rather long id {i:06}")) {
+            Change::Upsert(track) => Change::Upsert(Box::new(Track { vector: vec![x, y], ..*track })),
+            other => other,
+        }
+    });
+    let many: Vec<Change> = many.collect();
     store.commit(&many).unwrap();
     store.checkpoint().unwrap();
     let program = env!("CARGO_BIN_EXE_debut");

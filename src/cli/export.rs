@@ -15,7 +15,9 @@ Examples:
                                                  histories, files; `debut import out` makes a catalogue of it again
   debut export out --format npy                  vectors.npy [n, d], norms.npy, tracks.ids, listeners.npy, listeners.ids
   debut export later --since out                 what changed since that export, and removed.parquet: what went
-  debut export later --since 4711                the same, for who remembers the `seq` of the last export (--json)
+  debut export later --since 4711                the same, for who remembers the `seq` of the last export (--json); not
+                                                 across a `debut reindex`, which gives `catalogue` in space.json another
+                                                 name: all vectors are others then
 
 All is of one moment, also while `debut ingest` runs. Vectors are of unit length: the cosine is their inner product;
 `norm` is how popular a track is.";
@@ -50,7 +52,7 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     if context.json {
         print_json(&json!({
             "out": args.to.to_string_lossy(), "tracks": done.tracks, "removed": done.removed,
-            "listeners": done.listeners, "since": since, "seq": done.seq,
+            "listeners": done.listeners, "left_out": done.left_out, "since": since, "seq": done.seq,
         }))?;
     } else {
         let what = if since > 0 {
@@ -58,6 +60,12 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
         } else {
             format!("{}, {}", count(done.tracks, "track"), count(done.listeners, "listener"))
         };
+        if done.left_out > 0 {
+            let left_out = count(done.left_out, "track");
+            eprintln!(
+                "left out: {left_out} without a vector in what is served (`debut ingest` or `debut reindex` makes it)"
+            );
+        }
         print_line(&format!("{}: {what}; as of {}", args.to.display(), done.seq))?;
     }
     Ok(ExitCode::SUCCESS)

@@ -11,7 +11,7 @@ use super::{FILES, FORMAT, HISTORY, LISTENERS, Manifest, REMOVED, TRACKS, Writte
 use crate::artefact::AsideFolder;
 use crate::error::{Error, Result};
 use crate::ids::UserId;
-use crate::store::{Store, Track};
+use crate::store::{FileOutcome, Store, Track};
 
 /// Rows between two reports of progress.
 const REPORT: u64 = 1024;
@@ -52,6 +52,8 @@ pub struct Exported {
     pub tracks: u64,
     pub removed: u64,
     pub listeners: u64,
+    /// Tracks that are not in it, because what is served has no vector of them.
+    pub left_out: u64,
     /// The last change that is in it: what the next export is asked for.
     pub seq: i64,
 }
@@ -72,7 +74,8 @@ impl Progress<'_> {
 
 /// Writes the catalogue as it is now into the folder `to`, which is new or empty: all of it, or, `since` a number of its
 /// sequence, the tracks that changed after that and those that went. `progress` is told the rows that are done
-/// and how many there are, about; an error of its ends the work. Memory does not grow with the catalogue.
+/// and how many there are, about; an error of its ends the work. Memory does not grow with the catalogue. After a
+/// generation was changed over (`debut reindex`) all vectors are others, and no number of before tells what changed.
 ///
 /// # Errors
 /// `Unsupported` where `to` holds something; `Invalid` for a `since` that has not come yet, or with [`Format::Npy`];
@@ -113,7 +116,7 @@ pub fn export(
                 } else {
                     out.tracks()?;
                     out.listeners()?;
-                    out.ingested()?;
+                    out.ingested(status.without_vector > 0)?;
                 }
                 out.removed(since)?;
             }
@@ -127,7 +130,7 @@ pub fn export(
             Format::Parquet => (rows(TRACKS), rows(LISTENERS)),
             Format::Npy => (status.tracks, status.listeners),
         };
-        let exported = Exported { tracks, removed: rows(REMOVED), listeners, seq };
+        let exported = Exported { tracks, removed: rows(REMOVED), listeners, left_out: status.without_vector, seq };
         let manifest = Manifest {
             format: FORMAT,
             catalogue: store.identity()?,
@@ -188,9 +191,20 @@ impl Out<'_> {
         Ok(())
     }
 
-    fn ingested(&mut self) -> Result<()> {
+    /// Where tracks are left out, their files are unknown to who imports: so they are ingested again.
+    fn ingested(&mut self, some_left_out: bool) -> Result<()> {
         let mut out = Writer::create(&self.folder.join(FILES), self.dimensions)?;
-        self.store.for_each_file(&mut |row| out.push(row))?;
+        self.store.for_each_file(&mut |mut row| {
+            if let Some(track) = row.track.as_ref().filter(|_| some_left_out)
+                && self.store.track(track)?.is_none()
+            {
+                match row.record.outcome {
+                    FileOutcome::Track(_) => return Ok(()),
+                    FileOutcome::Failed { .. } => row.track = None,
+                }
+            }
+            out.push(row)
+        })?;
         self.files.insert(FILES.into(), out.finish()?);
         Ok(())
     }

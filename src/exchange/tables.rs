@@ -212,6 +212,13 @@ impl Columns {
         self.some(name, i, self.number::<T>(name, i)?, Some(otherwise))
     }
 
+    /// # Errors
+    /// Where the row has none, or one that is not finite.
+    fn finite(&self, name: &str, i: usize, otherwise: Option<f32>) -> Result<f32> {
+        let found = self.some(name, i, self.number::<Float32Type>(name, i)?, otherwise)?;
+        if found.is_finite() { Ok(found) } else { Err(self.bad(i, format!("a finite number in column {name}"), found)) }
+    }
+
     fn flag(&self, name: &str, i: usize) -> Result<Option<bool>> {
         self.value(name, "true or false", i, |column: &BooleanArray, i| column.value(i))
     }
@@ -228,7 +235,10 @@ impl Columns {
             let found = format!("{}, {} of them null", vector.len(), vector.null_count());
             return Err(self.bad(i, format!("{dimensions} numbers in column {name}"), found));
         }
-        Ok(Some(vector.values().to_vec()))
+        match vector.values().iter().find(|v| !v.is_finite()) {
+            None => Ok(Some(vector.values().to_vec())),
+            Some(odd) => Err(self.bad(i, format!("finite numbers in column {name}"), odd)),
+        }
     }
 
     /// Of the columns `path` and `path_bytes`.
@@ -341,7 +351,7 @@ impl Row for TrackRow {
             windows: c.number::<UInt32Type>("windows", i)?,
             predicted: c.vector("predicted", i, dimensions)?,
             vector: c.some("vector", i, c.vector("vector", i, dimensions)?, None)?,
-            norm: c.number_or::<Float32Type>("norm", i, 1.0)?,
+            norm: c.finite("norm", i, Some(1.0))?,
             source: Source::parse(source).ok_or_else(|| c.bad(i, "a source of a vector", source))?,
             plays: c.number_or::<UInt32Type>("plays", i, 0)?,
         };
@@ -457,8 +467,8 @@ impl Row for HistoryRow {
     fn read(c: &Columns, i: usize, _: usize) -> Result<HistoryRow> {
         let met = Met {
             track: c.id("track", i)?,
-            confidence: c.some("confidence", i, c.number::<Float32Type>("confidence", i)?, None)?,
-            preference: c.some("preference", i, c.number::<Float32Type>("preference", i)?, None)?,
+            confidence: c.finite("confidence", i, None)?,
+            preference: c.finite("preference", i, None)?,
         };
         Ok(HistoryRow { listener: c.id("listener", i)?, met })
     }

@@ -8,8 +8,8 @@
 //!   writing: beside a live writer through his shared memory, else by its own index of the log, on the heap.
 //! - The log is there without the shared memory: the catalogue was copied, or a medium made, from a writer that had not
 //!   ended. SQLite wants shared memory that it cannot make, except for a connection that is alone (`locking_mode =
-//!   EXCLUSIVE`), whose index of the log is on the heap; and that it can be only without locks (`nolock=1`), which take
-//!   write permission.
+//!   EXCLUSIVE`), whose index of the log is on the heap; and alone it can be, where it may not write, only without locks
+//!   (`vfs=unix-none`; `nolock=1` reads no log).
 //! - There is no log: the database holds everything. SQLite wants to make one, unless nothing ever changes (`immutable=1`).
 //!
 //! The last two hold as long as nobody writes. On a medium that nobody can write to nobody does; elsewhere one may begin
@@ -18,7 +18,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
@@ -40,6 +40,7 @@ struct Files([Option<(u64, Option<SystemTime>)>; 2]);
 
 /// Somebody may begin or end to write between looking at the files and opening them.
 const ATTEMPTS: usize = 20;
+const SETTLED: Duration = Duration::from_millis(20);
 
 impl Files {
     fn of(database: &Path) -> Result<Files> {
@@ -49,6 +50,13 @@ impl Files {
             Err(e) => Err(Error::io(&path)(e)),
         };
         Ok(Files([look(database.to_path_buf())?, look(beside(database, "-wal"))?]))
+    }
+
+    /// Whether the last change is so long ago that the next one will have another time: file systems count in steps of up
+    /// to 10 ms.
+    fn settled(&self) -> bool {
+        let young = |at: SystemTime| at.elapsed().is_ok_and(|age| age < SETTLED);
+        !self.0.iter().flatten().any(|(_, changed)| changed.is_some_and(young))
     }
 
     /// Whether there is a log with something in it.
@@ -80,14 +88,24 @@ pub(super) fn reader(path: &Path) -> Result<(Connection, Option<Frozen>)> {
                 Err(e) => return Err(catalogue(path)(e)),
             }
         }
+        if !before.settled() {
+            std::thread::sleep(SETTLED);
+            continue;
+        }
         let opened = if before.has_log() {
-            open(path, Some("mode=ro&nolock=1"), "PRAGMA locking_mode = EXCLUSIVE")
+            let log = beside(path, "-wal");
+            File::open(&log).map_err(Error::io(&log))?;
+            open(path, Some("mode=ro&vfs=unix-none"), "PRAGMA locking_mode = EXCLUSIVE")
         } else {
             open(path, Some("mode=ro&immutable=1"), "")
         };
         if Files::of(path)? == before {
             let frozen = Frozen { files: before, identity: String::new() };
-            return opened.map(|db| (db, Some(frozen))).map_err(catalogue(path));
+            return opened.map(|db| (db, Some(frozen))).map_err(|e| match cannot_write(&e) {
+                // Where there is no such way to do without locks (it is one of Unix).
+                true => Error::unsupported(path, "a catalogue without a log, where one may not write", WRITE_ONCE),
+                false => catalogue(path)(e),
+            });
         }
     }
     Err(moving(path))
@@ -127,6 +145,8 @@ fn beside(database: &Path, end: &str) -> PathBuf {
     name.push(end);
     name.into()
 }
+
+const WRITE_ONCE: &str = "one with a log; `debut status` by somebody who may write takes it in";
 
 fn moving(path: &Path) -> Error {
     Error::mismatch(
