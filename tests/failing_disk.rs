@@ -1,5 +1,6 @@
 //! A disk that fails at any step (EIO, ENOSPC, a short write, the end of the process or of the power) takes nothing away
-//! that was acknowledged, leaves a sound catalogue, and a rerun completes the work.
+//! that was acknowledged, leaves a sound catalogue, and a rerun completes the work. One that cannot be read gives errors,
+//! and no other answers.
 //!
 //! `failing_disk.c` stands between the program and the C library. The steps are counted in an undisturbed run; the suite
 //! visits a sample of them, and all with `DEBUT_TEST_ALL=1`.
@@ -75,6 +76,80 @@ fn left_aside(folder: &Path) -> Vec<PathBuf> {
     // The folder may be what could not be made.
     let files = walkdir::WalkDir::new(folder).into_iter().filter_map(|entry| Some(entry.ok()?.into_path()));
     files.filter(|path| path.extension().is_some_and(|e| e == "partial")).collect()
+}
+
+/// What only reads; and an ingestion of nothing new.
+const READERS: &[&[&str]] = &[
+    &["status", "--json"],
+    &["failures", "--json"],
+    &["check", "--json"],
+    &["recommend", "--track", "song-3", "--listeners", "3", "--json"],
+    &["recommend", "--user", "listener-4", "--json"],
+    &["ingest", "--manifest", "other.csv"],
+];
+
+#[test]
+fn what_a_disk_cannot_read_is_an_error_and_no_other_answer() {
+    let all = std::env::var_os("DEBUT_TEST_ALL").is_some();
+    let small = Small::in_memory();
+    let layer = layer(small.path());
+    let mut rng = ChaCha8Rng::seed_from_u64(5);
+    for arguments in [VERBS[1].before[0], VERBS[1].arguments, VERBS[3].arguments] {
+        let done = small.command("prepared", arguments).output().unwrap();
+        assert!(done.status.code().is_some_and(|code| code < 2), "{arguments:?}: {done:?}");
+    }
+    let contents = Contents::of(&small.catalogue("prepared"));
+    for arguments in READERS {
+        let reader = || {
+            let mut reader = command(&small, &layer, "prepared", arguments);
+            reader.env("FAILING_DISK_READS", "1");
+            reader
+        };
+        let count = small.path().join("count");
+        let undisturbed = reader().env("FAILING_DISK_COUNT", &count).output().unwrap();
+        assert_eq!(undisturbed.status.code(), Some(0), "{undisturbed:?}");
+        let calls: usize = fs::read_to_string(count).unwrap().parse().unwrap();
+        assert!(calls > 5, "{arguments:?}: {calls} calls: the layer sees nothing");
+        let faults = FAULTS.iter().filter(|fault| matches!(fault.how, "eio" | "short"));
+        let mut steps: Vec<(usize, &Fault)> =
+            faults.flat_map(|fault| (1..=calls).map(move |call| (call, fault))).collect();
+        if !all {
+            steps.shuffle(&mut rng);
+            steps.truncate(12);
+        }
+        let (mut same, mut errors) = (0, 0);
+        for (call, fault) in steps {
+            let what = format!("{arguments:?}, read {call} of {calls}, {fault:?}");
+            let mut run = reader();
+            run.env("FAILING_DISK_CALL", call.to_string()).env("FAILING_DISK_HOW", fault.how);
+            if fault.lasts {
+                run.env("FAILING_DISK_LASTS", "1");
+            }
+            let done = run.output().unwrap();
+            let says = format!("{}{}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+            assert!(!says.contains("panicked"), "{what}: {says}");
+            if done.status.code() == Some(0) && done.stdout == undisturbed.stdout {
+                same += 1;
+            } else {
+                assert!(fault.how == "eio", "{what}: {says}");
+                // `check` tells of what it cannot read among the problems; an index that cannot be read is left unused with
+                // a warning, and the scan of all songs differs from the graph in the last digit of a score.
+                let path = small.path().to_str().unwrap();
+                let is_told = match done.status.code() {
+                    Some(0) => says.contains("left unused"),
+                    Some(1) => says.contains("\"ok\":false"),
+                    code => code == Some(2) && says.contains(path),
+                };
+                assert!(is_told, "{what}: {done:?}");
+                errors += 1;
+            }
+        }
+        println!(
+            "{}: {calls} reads; {errors} errors and warnings, {same} times the same answer",
+            arguments[..2].join(" ")
+        );
+        assert_eq!(Contents::of(&small.catalogue("prepared")), contents);
+    }
 }
 
 /// One call of the log that `failing_disk.c` writes.
