@@ -34,6 +34,7 @@
 #include <unistd.h>
 
 #define FILES 4096
+#define LONG 4096
 
 enum how { EIO_ERROR, ENOSPC_ERROR, SHORT_WRITE, KILL, TEAR };
 
@@ -78,6 +79,17 @@ __attribute__((destructor)) static void end(void) {
 
 static int is_below(const char *path) {
     return below && path && !strncmp(path, below, below_length) && (path[below_length] == '/' || !path[below_length]);
+}
+
+/* The path from the root, where one is given from an open folder. */
+static const char *absolute(int folder, const char *path, char *place) {
+    if (folder == AT_FDCWD || !path || path[0] == '/') return path;
+    char name[64];
+    snprintf(name, sizeof name, "/proc/self/fd/%d", folder);
+    long n = syscall(SYS_readlinkat, AT_FDCWD, name, place, LONG);
+    if (n < 0) return path;
+    snprintf(place + n, LONG, "/%s", path);
+    return place;
 }
 
 static int is_ours(int file) { return file >= 0 && file < FILES && ours[file]; }
@@ -151,8 +163,16 @@ static int open_at(int folder, const char *path, int flags, mode_t mode) {
 
 int open(const char *path, int flags, ...) { MODE(flags) return open_at(AT_FDCWD, path, flags, mode); }
 int open64(const char *path, int flags, ...) { MODE(flags) return open_at(AT_FDCWD, path, flags, mode); }
-int openat(int folder, const char *path, int flags, ...) { MODE(flags) return open_at(folder, path, flags, mode); }
-int openat64(int folder, const char *path, int flags, ...) { MODE(flags) return open_at(folder, path, flags, mode); }
+int openat(int folder, const char *path, int flags, ...) {
+    char place[2 * LONG];
+    MODE(flags)
+    return open_at(folder, absolute(folder, path, place), flags, mode);
+}
+int openat64(int folder, const char *path, int flags, ...) {
+    char place[2 * LONG];
+    MODE(flags)
+    return open_at(folder, absolute(folder, path, place), flags, mode);
+}
 int creat(const char *path, mode_t mode) { return open_at(AT_FDCWD, path, O_CREAT | O_WRONLY | O_TRUNC, mode); }
 int creat64(const char *path, mode_t mode) { return open_at(AT_FDCWD, path, O_CREAT | O_WRONLY | O_TRUNC, mode); }
 
@@ -263,7 +283,9 @@ int renameat(int from_folder, const char *from, int to_folder, const char *to) {
     return renameat2(from_folder, from, to_folder, to, 0);
 }
 
-int unlinkat(int folder, const char *path, int flags) {
+int unlinkat(int folder, const char *name, int flags) {
+    char place[2 * LONG];
+    const char *path = absolute(folder, name, place);
     if (!is_below(path)) return (int)syscall(SYS_unlinkat, folder, path, flags);
     pthread_mutex_lock(&one);
     int done = -1;
