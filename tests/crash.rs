@@ -49,7 +49,7 @@ fn kill_once(small: &Small, case: &Case, catalogue: &str, rng: &mut ChaCha8Rng, 
         count.acknowledged += acknowledged.len();
     }
     if found != Contents::default() {
-        small.check(catalogue);
+        small.check_by_program(catalogue);
     }
     was_killed
 }
