@@ -94,7 +94,7 @@ impl Notes {
 fn write(folder: &Path, notes: &mut Notes, until: Instant) {
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     let mut store = Store::open(folder).unwrap();
-    let space = factors().space();
+    let space = factors("space-golden").space();
     let description = serde_json::to_string(&space).unwrap();
     store.set_space(&SpaceRow { id: space.id, dimensions: 40, description }).unwrap();
     let config = IndexConfig { lists_above: 20, rebuild_share: 0.5, graph: true, ..IndexConfig::default() };

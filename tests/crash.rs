@@ -41,15 +41,15 @@ fn kill_once(small: &Small, case: &Case, catalogue: &str, rng: &mut ChaCha8Rng, 
     run.kill().unwrap();
     let was_killed = run.wait().unwrap().code().is_none();
     let acknowledged = acknowledged(case.verb, listen.join().unwrap().iter().map(String::as_str));
-    let found = Contents::of(&small.catalogue(catalogue));
-    found.lies_between(&case.before, &case.after, &acknowledged).unwrap_or_else(|e| panic!("{}: {e}", case.verb.name));
+    let found = small.interrupted(case.verb, catalogue, (&case.before, &case.after), &acknowledged);
+    let found = found.unwrap_or_else(|e| panic!("{}: {e}", case.verb.name));
     if was_killed {
         count.kills += 1;
         count.midway += usize::from(found != case.before && found != case.after);
         count.acknowledged += acknowledged.len();
     }
     if found != Contents::default() {
-        small.check(catalogue);
+        small.check_by_program(catalogue);
     }
     was_killed
 }

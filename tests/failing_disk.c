@@ -1,11 +1,12 @@
 /* A disk that fails: preloaded into a program, it stands between the program and the C library for every call that
- * changes what lies below a folder.
+ * changes, or reads, what lies below a folder.
  *
  *   FAILING_DISK_BELOW  the folder, absolute
  *   FAILING_DISK_CALL   the number of the call that fails, from 1; 0: none, they are only counted
- *   FAILING_DISK_HOW    eio, enospc, short (half of what was to be written is), kill (SIGKILL instead of the call),
+ *   FAILING_DISK_HOW    eio, enospc, short (half of what was to be written, or read, is), kill (SIGKILL instead of the call),
  *                       tear (half is written, then SIGKILL)
  *   FAILING_DISK_LASTS  set: all later calls fail, too
+ *   FAILING_DISK_READS  set: calls that read are counted, and fail, instead of those that change something
  *   FAILING_DISK_COUNT  a file that gets the number of calls when the program ends
  *   FAILING_DISK_LOG    a file that gets every call that succeeded, in order, and what went to standard output:
  *
@@ -33,6 +34,7 @@
 #include <unistd.h>
 
 #define FILES 4096
+#define LONG 4096
 
 enum how { EIO_ERROR, ENOSPC_ERROR, SHORT_WRITE, KILL, TEAR };
 
@@ -40,7 +42,7 @@ static const char *below;
 static size_t below_length;
 static long failing, calls;
 static enum how how;
-static int lasts, log_file = -1;
+static int lasts, reads, log_file = -1;
 /* Which open files lie below the folder. */
 static char ours[FILES];
 /* Calls are told one after the other, in the order in which they are done. */
@@ -58,6 +60,7 @@ __attribute__((constructor)) static void begin(void) {
             if (!strcmp(text, names[i])) how = (enum how)i;
     }
     lasts = getenv("FAILING_DISK_LASTS") != NULL;
+    reads = getenv("FAILING_DISK_READS") != NULL;
     text = getenv("FAILING_DISK_LOG");
     if (text) log_file = (int)syscall(SYS_openat, AT_FDCWD, text, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0644);
 }
@@ -78,18 +81,32 @@ static int is_below(const char *path) {
     return below && path && !strncmp(path, below, below_length) && (path[below_length] == '/' || !path[below_length]);
 }
 
+/* The path from the root, where one is given from an open folder. */
+static const char *absolute(int folder, const char *path, char *place) {
+    if (folder == AT_FDCWD || !path || path[0] == '/') return path;
+    char name[64];
+    snprintf(name, sizeof name, "/proc/self/fd/%d", folder);
+    long n = syscall(SYS_readlinkat, AT_FDCWD, name, place, LONG);
+    if (n < 0) return path;
+    snprintf(place + n, LONG, "/%s", path);
+    return place;
+}
+
 static int is_ours(int file) { return file >= 0 && file < FILES && ours[file]; }
 
+enum call { CHANGE, WRITE, READ };
+
 /* Counts a call. 0: it is to be done; 1: half of it; -1: it fails, and errno says how. */
-static int fate(int is_write) {
+static int fate(enum call call) {
+    if (reads != (call == READ)) return 0;
     calls++;
     if (!failing || !(calls == failing || (lasts && calls > failing))) return 0;
     switch (how) {
     case EIO_ERROR: errno = EIO; return -1;
     case ENOSPC_ERROR: errno = ENOSPC; return -1;
-    case SHORT_WRITE: return is_write;
+    case SHORT_WRITE: return call != CHANGE;
     case TEAR:
-        if (is_write) return 1;
+        if (call == WRITE) return 1;
         /* fall through */
     case KILL: kill(getpid(), SIGKILL);
     }
@@ -125,7 +142,7 @@ static int open_at(int folder, const char *path, int flags, mode_t mode) {
         makes = syscall(SYS_newfstatat, AT_FDCWD, path, &s, 0) != 0;
     }
     int file = -1;
-    if (!((makes || (flags & O_TRUNC)) && fate(0) < 0)) {
+    if (!((makes || (flags & O_TRUNC)) && fate(CHANGE) < 0)) {
         file = (int)syscall(SYS_openat, folder, path, flags, mode);
         if (file >= 0 && file < FILES) ours[file] = 1;
         if (file >= 0 && makes) tell(NULL, 0, "c %lu %s\n", inode(file), path);
@@ -146,8 +163,16 @@ static int open_at(int folder, const char *path, int flags, mode_t mode) {
 
 int open(const char *path, int flags, ...) { MODE(flags) return open_at(AT_FDCWD, path, flags, mode); }
 int open64(const char *path, int flags, ...) { MODE(flags) return open_at(AT_FDCWD, path, flags, mode); }
-int openat(int folder, const char *path, int flags, ...) { MODE(flags) return open_at(folder, path, flags, mode); }
-int openat64(int folder, const char *path, int flags, ...) { MODE(flags) return open_at(folder, path, flags, mode); }
+int openat(int folder, const char *path, int flags, ...) {
+    char place[2 * LONG];
+    MODE(flags)
+    return open_at(folder, absolute(folder, path, place), flags, mode);
+}
+int openat64(int folder, const char *path, int flags, ...) {
+    char place[2 * LONG];
+    MODE(flags)
+    return open_at(folder, absolute(folder, path, place), flags, mode);
+}
 int creat(const char *path, mode_t mode) { return open_at(AT_FDCWD, path, O_CREAT | O_WRONLY | O_TRUNC, mode); }
 int creat64(const char *path, mode_t mode) { return open_at(AT_FDCWD, path, O_CREAT | O_WRONLY | O_TRUNC, mode); }
 
@@ -170,7 +195,7 @@ static ssize_t put(int file, const void *data, size_t length, off_t offset) {
         return done;
     }
     pthread_mutex_lock(&one);
-    int now = fate(1);
+    int now = fate(WRITE);
     ssize_t done = -1;
     if (now >= 0) {
         off_t at = offset;
@@ -201,11 +226,27 @@ ssize_t writev(int file, const struct iovec *parts, int n) {
     return 0;
 }
 
+static ssize_t get(int file, void *data, size_t length, off_t offset) {
+    int now = 0;
+    if (is_ours(file)) {
+        pthread_mutex_lock(&one);
+        now = fate(READ);
+        pthread_mutex_unlock(&one);
+    }
+    if (now < 0) return -1;
+    if (now == 1) length = (length + 1) / 2;
+    return offset < 0 ? syscall(SYS_read, file, data, length) : syscall(SYS_pread64, file, data, length, offset);
+}
+
+ssize_t read(int file, void *data, size_t length) { return get(file, data, length, -1); }
+ssize_t pread(int file, void *data, size_t length, off_t offset) { return get(file, data, length, offset); }
+ssize_t pread64(int file, void *data, size_t length, off_t offset) { return get(file, data, length, offset); }
+
 static int on_file(int file, long number, long long length) {
     if (!is_ours(file)) return (int)(number == SYS_ftruncate ? syscall(number, file, length) : syscall(number, file));
     pthread_mutex_lock(&one);
     int done = -1;
-    if (fate(0) == 0) {
+    if (fate(CHANGE) == 0) {
         done = (int)(number == SYS_ftruncate ? syscall(number, file, length) : syscall(number, file));
         if (!done && number == SYS_ftruncate) tell(NULL, 0, "t %lu %lld\n", inode(file), length);
         if (!done && number != SYS_ftruncate) tell(NULL, 0, "s %lu\n", inode(file));
@@ -230,7 +271,7 @@ int renameat2(int from_folder, const char *from, int to_folder, const char *to, 
     if (!is_below(from) && !is_below(to)) return (int)syscall(SYS_renameat2, from_folder, from, to_folder, to, flags);
     pthread_mutex_lock(&one);
     int done = -1;
-    if (fate(0) == 0) {
+    if (fate(CHANGE) == 0) {
         done = (int)syscall(SYS_renameat2, from_folder, from, to_folder, to, flags);
         if (!done) tell(NULL, 0, "r %s\t%s\n", from, to);
     }
@@ -242,11 +283,13 @@ int renameat(int from_folder, const char *from, int to_folder, const char *to) {
     return renameat2(from_folder, from, to_folder, to, 0);
 }
 
-int unlinkat(int folder, const char *path, int flags) {
+int unlinkat(int folder, const char *name, int flags) {
+    char place[2 * LONG];
+    const char *path = absolute(folder, name, place);
     if (!is_below(path)) return (int)syscall(SYS_unlinkat, folder, path, flags);
     pthread_mutex_lock(&one);
     int done = -1;
-    if (fate(0) == 0) {
+    if (fate(CHANGE) == 0) {
         done = (int)syscall(SYS_unlinkat, folder, path, flags);
         if (!done) tell(NULL, 0, "u %s\n", path);
     }
@@ -260,7 +303,7 @@ int mkdirat(int folder, const char *path, mode_t mode) {
     if (!is_below(path)) return (int)syscall(SYS_mkdirat, folder, path, mode);
     pthread_mutex_lock(&one);
     int done = -1;
-    if (fate(0) == 0) {
+    if (fate(CHANGE) == 0) {
         done = (int)syscall(SYS_mkdirat, folder, path, mode);
         struct stat s;
         if (!done && !syscall(SYS_newfstatat, AT_FDCWD, path, &s, 0)) tell(NULL, 0, "m %lu %s\n", (unsigned long)s.st_ino, path);

@@ -1,8 +1,9 @@
 //! A disk that fails at any step (EIO, ENOSPC, a short write, the end of the process or of the power) takes nothing away
-//! that was acknowledged, leaves a sound catalogue, and a rerun completes the work.
+//! that was acknowledged, leaves a sound catalogue, and a rerun completes the work. One that cannot be read gives errors,
+//! and no other answers.
 //!
-//! `failing_disk.c` stands between the program and the C library. The steps are counted in an undisturbed run; the suite
-//! visits a sample of them, and all with `DEBUT_TEST_ALL=1`.
+//! `failing_disk.c` stands between the program and the C library. The steps are counted in an undisturbed run, and a sample
+//! of them is visited: `DEBUT_TEST_STEPS` of each verb, 10 otherwise; a million is all of them.
 #![cfg(all(target_os = "linux", target_env = "gnu"))]
 
 mod common;
@@ -14,7 +15,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use common::verbs::{Contents, Small, VERBS, Verb, acknowledged, copy_folder, problems};
+use common::verbs::{Contents, Small, VERBS, Verb, acknowledged, copy_folder, number_from_environment, problems};
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -75,6 +76,78 @@ fn left_aside(folder: &Path) -> Vec<PathBuf> {
     // The folder may be what could not be made.
     let files = walkdir::WalkDir::new(folder).into_iter().filter_map(|entry| Some(entry.ok()?.into_path()));
     files.filter(|path| path.extension().is_some_and(|e| e == "partial")).collect()
+}
+
+/// What only reads; and an ingestion of nothing new.
+const READERS: &[&[&str]] = &[
+    &["status", "--json"],
+    &["failures", "--json"],
+    &["check", "--json"],
+    &["recommend", "--track", "song-3", "--listeners", "3", "--json"],
+    &["recommend", "--user", "listener-4", "--json"],
+    &["ingest", "--manifest", "other.csv"],
+];
+
+#[test]
+fn what_a_disk_cannot_read_is_an_error_and_no_other_answer() {
+    let wanted = number_from_environment("DEBUT_TEST_STEPS", 10);
+    let small = Small::in_memory();
+    let layer = layer(small.path());
+    let mut rng = ChaCha8Rng::seed_from_u64(5);
+    for arguments in [VERBS[1].before[0], VERBS[1].arguments, VERBS[3].arguments] {
+        let done = small.command("prepared", arguments).output().unwrap();
+        assert!(done.status.code().is_some_and(|code| code < 2), "{arguments:?}: {done:?}");
+    }
+    let contents = Contents::of(&small.catalogue("prepared"));
+    for arguments in READERS {
+        let reader = || {
+            let mut reader = command(&small, &layer, "prepared", arguments);
+            reader.env("FAILING_DISK_READS", "1");
+            reader
+        };
+        let count = small.path().join("count");
+        let undisturbed = reader().env("FAILING_DISK_COUNT", &count).output().unwrap();
+        assert_eq!(undisturbed.status.code(), Some(0), "{undisturbed:?}");
+        let calls: usize = fs::read_to_string(count).unwrap().parse().unwrap();
+        assert!(calls > 5, "{arguments:?}: {calls} calls: the layer sees nothing");
+        let faults = FAULTS.iter().filter(|fault| matches!(fault.how, "eio" | "short"));
+        let mut steps: Vec<(usize, &Fault)> =
+            faults.flat_map(|fault| (1..=calls).map(move |call| (call, fault))).collect();
+        steps.shuffle(&mut rng);
+        steps.truncate(wanted);
+        let (mut same, mut errors) = (0, 0);
+        for (call, fault) in steps {
+            let what = format!("{arguments:?}, read {call} of {calls}, {fault:?}");
+            let mut run = reader();
+            run.env("FAILING_DISK_CALL", call.to_string()).env("FAILING_DISK_HOW", fault.how);
+            if fault.lasts {
+                run.env("FAILING_DISK_LASTS", "1");
+            }
+            let done = run.output().unwrap();
+            let says = format!("{}{}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+            assert!(!says.contains("panicked"), "{what}: {says}");
+            if done.status.code() == Some(0) && done.stdout == undisturbed.stdout {
+                same += 1;
+            } else {
+                assert!(fault.how == "eio", "{what}: {says}");
+                // `check` tells of what it cannot read among the problems; an index that cannot be read is left unused with
+                // a warning, and the scan of all songs differs from the graph in the last digit of a score.
+                let path = small.path().to_str().unwrap();
+                let is_told = match done.status.code() {
+                    Some(0) => says.contains("left unused"),
+                    Some(1) => says.contains("\"ok\":false"),
+                    code => code == Some(2) && says.contains(path),
+                };
+                assert!(is_told, "{what}: {done:?}");
+                errors += 1;
+            }
+        }
+        println!(
+            "{}: {calls} reads; {errors} errors and warnings, {same} times the same answer",
+            arguments[..2].join(" ")
+        );
+        assert_eq!(Contents::of(&small.catalogue("prepared")), contents);
+    }
 }
 
 /// One call of the log that `failing_disk.c` writes.
@@ -172,12 +245,21 @@ impl NameOp {
         match self {
             NameOp::Add(path, node) => drop(names.insert(path.clone(), *node)),
             NameOp::Rename(from, to) => {
-                let node = names.remove(from).unwrap();
-                names.insert(to.clone(), node);
+                let below: Vec<PathBuf> = names.keys().filter(|path| path.starts_with(from)).cloned().collect();
+                for path in below {
+                    let node = names.remove(&path).unwrap();
+                    names.insert(moved(&path, from, to), node);
+                }
             }
             NameOp::Remove(path) => drop(names.remove(path)),
         }
     }
+}
+
+/// What was below `from` is now below `to`.
+fn moved(path: &Path, from: &Path, to: &Path) -> PathBuf {
+    let below = path.strip_prefix(from).unwrap();
+    if below.as_os_str().is_empty() { to.to_path_buf() } else { to.join(below) }
 }
 
 enum Written {
@@ -269,7 +351,14 @@ impl Disk {
                 self.name(NameOp::Add(path.clone(), Node::File(self.files.len())));
                 self.files.push(Bytes::default());
             }
-            Op::Rename { from, to } => self.name(NameOp::Rename(from.clone(), to.clone())),
+            Op::Rename { from, to } => {
+                for folder in self.inodes.values_mut().filter_map(|node| node.as_mut().err()) {
+                    if folder.starts_with(from) {
+                        *folder = moved(folder, from, to);
+                    }
+                }
+                self.name(NameOp::Rename(from.clone(), to.clone()));
+            }
             Op::Remove { path } => self.name(NameOp::Remove(path.clone())),
         }
     }
@@ -287,8 +376,10 @@ impl Disk {
         let luck = rng.random_range(0..4);
         let _ = fs::remove_dir_all(to);
         for (path, node) in names {
-            let Ok(below) = path.strip_prefix(from) else { continue };
-            let path = if below.as_os_str().is_empty() { to.to_path_buf() } else { to.join(below) };
+            if !path.starts_with(from) {
+                continue;
+            }
+            let path = moved(&path, from, to);
             match node {
                 Node::Folder => fs::create_dir_all(path).unwrap(),
                 // Its folder is gone.
@@ -327,7 +418,7 @@ fn put(to: &mut Vec<u8>, written: &Written, sectors: usize) {
 
 #[test]
 fn a_power_loss_at_any_step_takes_nothing_that_was_acknowledged() {
-    let all = std::env::var_os("DEBUT_TEST_ALL").is_some();
+    let wanted = number_from_environment("DEBUT_TEST_STEPS", 10);
     let small = Small::in_memory();
     let layer = layer(small.path());
     let mut rng = ChaCha8Rng::seed_from_u64(4);
@@ -335,7 +426,6 @@ fn a_power_loss_at_any_step_takes_nothing_that_was_acknowledged() {
         let (before, after, _) = small.undisturbed(verb);
         small.prepare(verb, "logged");
         let catalogue = small.catalogue("logged");
-        fs::create_dir_all(&catalogue).unwrap();
         let mut disk = Disk::of(&small.path().join("disk"));
         let log = small.path().join("log");
         let done = command(&small, &layer, "logged", verb.arguments).env("FAILING_DISK_LOG", &log).output().unwrap();
@@ -344,13 +434,14 @@ fn a_power_loss_at_any_step_takes_nothing_that_was_acknowledged() {
         let (mut cuts, mut midway) = (0, 0);
         for (step, op) in ops.iter().enumerate() {
             disk.run(op);
-            let tries = if all { 8 } else { usize::from(rng.random_range(0..ops.len()) < 100) };
+            // Five times as many, for these take a fifth of the time.
+            let tries = (0..8).filter(|_| rng.random_range(0..8 * ops.len()) < 5 * wanted).count();
             for _ in 0..tries {
                 let what = format!("{}, power lost after step {step} of {}: {op:?}", verb.name, ops.len());
                 disk.lose_power(&mut rng, &catalogue, &small.catalogue("cut"));
-                let found = Contents::of(&small.catalogue("cut"));
                 let told = acknowledged(verb, std::str::from_utf8(&disk.said).unwrap().lines());
-                found.lies_between(&before, &after, &told).unwrap_or_else(|e| panic!("{what}: {e}"));
+                let found = small.interrupted(verb, "cut", (&before, &after), &told);
+                let found = found.unwrap_or_else(|e| panic!("{what}: {e}"));
                 if found != Contents::default() {
                     let problems = problems(&small.catalogue("cut"));
                     assert!(problems.is_empty(), "{what}: {problems:?}");
@@ -367,13 +458,13 @@ fn a_power_loss_at_any_step_takes_nothing_that_was_acknowledged() {
         disk.lose_power(&mut rng, &catalogue, &small.catalogue("cut"));
         assert_eq!(Contents::of(&small.catalogue("cut")), after, "{}: done, and lost", verb.name);
         fs::remove_dir_all(catalogue).unwrap();
-        fs::remove_dir_all(small.catalogue("cut")).unwrap();
+        let _ = fs::remove_dir_all(small.catalogue("cut"));
     }
 }
 
 #[test]
 fn at_every_step_a_failing_disk_takes_nothing_that_was_acknowledged() {
-    let all = std::env::var_os("DEBUT_TEST_ALL").is_some();
+    let wanted = number_from_environment("DEBUT_TEST_STEPS", 10);
     let small = Small::in_memory();
     let layer = layer(small.path());
     let mut rng = ChaCha8Rng::seed_from_u64(3);
@@ -390,10 +481,8 @@ fn at_every_step_a_failing_disk_takes_nothing_that_was_acknowledged() {
         let calls = count_calls(&small, &layer, "counted", verb);
         assert!(calls > 10, "{}: {calls} calls: the layer sees nothing", verb.name);
         let mut steps: Vec<(usize, Fault)> = (1..=calls).flat_map(|call| FAULTS.map(|fault| (call, fault))).collect();
-        if !all {
-            steps.shuffle(&mut rng);
-            steps.truncate(24);
-        }
+        steps.shuffle(&mut rng);
+        steps.truncate(wanted);
         let mut count = BTreeMap::<(String, &str), usize>::new();
         for (call, fault) in steps {
             let what = format!("{}, call {call} of {calls}, {fault:?}", verb.name);
@@ -421,9 +510,9 @@ fn at_every_step_a_failing_disk_takes_nothing_that_was_acknowledged() {
                 _ => panic!("{what}: {done:?}"),
             };
             assert!(!says.contains("panicked"), "{what}: {says}");
-            let found = Contents::of(&small.catalogue("failed"));
             let told = acknowledged(verb, lines(&done));
-            found.lies_between(&before, &after, &told).unwrap_or_else(|e| panic!("{what}: {e}"));
+            let found = small.interrupted(verb, "failed", (&before, &after), &told);
+            let found = found.unwrap_or_else(|e| panic!("{what}: {e}"));
             if ended == "done" {
                 assert_eq!(found, after, "{what}");
             }

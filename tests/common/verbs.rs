@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use debut::artefact::{SpaceId, atomic_write};
-use debut::encoder::Model;
+use debut::encoder::{Model, ModelConfig, Weights};
 use debut::events::ConfidenceConfig;
-use debut::factors::{AlsConfig, Factors, Ridge};
+use debut::factors::{AlsConfig, Factors, Ridge, Space};
 use debut::ids::{TrackId, UserId};
 use debut::store::{Listener, SpaceRow, Store, Track};
 use ndarray::Array2;
@@ -33,50 +33,88 @@ pub struct Small {
     _dir: Option<tempfile::TempDir>,
 }
 
-/// A verb that changes a catalogue.
+/// A verb that writes.
 pub struct Verb {
     pub name: &'static str,
     /// What was run before it, undisturbed.
     pub before: &'static [&'static [&'static str]],
-    /// Behind `debut --catalogue … --config …`.
+    /// What is run; `{}` is the folder of the catalogue.
     pub arguments: &'static [&'static str],
     /// Its exit code.
     pub code: i32,
     /// The lines on standard output that acknowledge a track have one of these as their `status`.
     pub acknowledges: &'static [&'static str],
+    /// All of its work appears at once, or none.
+    pub at_once: bool,
+    /// It may be run again when its work is done.
+    pub again: bool,
 }
 
 const INGEST: &[&str] = &["ingest", "--manifest", "tracks.csv", "--json"];
+const HANDOVER: &[&str] = &["handover", "--factors", "factors", "--events", "events.csv", "--json"];
+const REINDEX: &[&str] = &["reindex", "--model", "model-other", "--json"];
+const EXPORT: &[&str] = &["export", "{}/export", "--json"];
+/// Every second song goes, which leaves holes.
+const REMOVE: &[&str] = &[
+    "remove", "--json", "song-0", "song-1", "song-2", "song-3", "song-5", "song-7", "song-11", "song-13", "song-17",
+    "song-19",
+];
 
 /// What the tests kill, and what they run on failing disks.
 pub const VERBS: &[Verb] = &[
-    // One of the files is broken.
-    Verb { name: "ingest", before: &[], arguments: INGEST, code: 1, acknowledges: &["added", "skipped"] },
     Verb {
-        name: "ingest of other songs under the same ids",
-        before: &[INGEST],
-        arguments: &["ingest", "--manifest", "other.csv", "--json"],
-        code: 0,
+        // One of the files is broken.
+        code: 1,
+        acknowledges: &["added", "skipped"],
+        ..step_by_step("ingest", &[], INGEST)
+    },
+    Verb {
         acknowledges: &["replaced", "skipped"],
+        ..step_by_step(
+            "ingest of other songs under the same ids",
+            &[INGEST, HANDOVER],
+            &["ingest", "--manifest", "other.csv", "--json"],
+        )
     },
-    Verb {
-        name: "remove",
-        before: &[INGEST],
-        arguments: &[
-            "remove", "--json", "song-0", "song-1", "song-2", "song-3", "song-5", "song-7", "song-11", "song-13",
-            "song-17", "song-19",
+    Verb { acknowledges: &["removed", "not_there"], ..step_by_step("remove", &[INGEST], REMOVE) },
+    step_by_step("handover", &[INGEST], HANDOVER),
+    at_once("reindex", &[INGEST, HANDOVER], REINDEX),
+    at_once(
+        "reindex into another space",
+        &[INGEST, HANDOVER],
+        &[
+            "reindex",
+            "--model",
+            "model-elsewhere",
+            "--factors",
+            "factors-elsewhere",
+            "--events",
+            "events.csv",
+            "--json",
         ],
-        code: 0,
-        acknowledges: &["removed", "not_there"],
-    },
+    ),
+    Verb { again: false, ..at_once("reindex --back", &[INGEST, HANDOVER, REINDEX], &["reindex", "--back", "--json"]) },
+    at_once("compact", &[INGEST, HANDOVER, REINDEX, REMOVE], COMPACT),
+    Verb { again: false, ..at_once("backup", &[INGEST, HANDOVER], &["backup", "{}/copy", "--json"]) },
+    Verb { again: false, ..at_once("export", &[INGEST, HANDOVER], EXPORT) },
     Verb {
-        name: "handover",
-        before: &[INGEST],
-        arguments: &["handover", "--factors", "factors", "--events", "events.csv", "--json"],
-        code: 0,
-        acknowledges: &[],
+        again: false,
+        ..at_once("import", &[INGEST, HANDOVER, EXPORT], &["import", "{}/export", "--catalogue", "{}/copy", "--json"])
     },
 ];
+
+/// Changes nothing that a reader sees.
+const COMPACT: &[&str] = &["compact", "--json"];
+
+type Arguments = &'static [&'static str];
+
+const fn step_by_step(name: &'static str, before: &'static [Arguments], arguments: Arguments) -> Verb {
+    Verb { name, before, arguments, code: 0, acknowledges: &[], at_once: false, again: true }
+}
+
+const fn at_once(name: &'static str, before: &'static [Arguments], arguments: Arguments) -> Verb {
+    Verb { at_once: true, ..step_by_step(name, before, arguments) }
+}
 
 impl Small {
     pub fn new() -> Small {
@@ -111,8 +149,10 @@ impl Small {
         fs::write(at("tracks.csv"), format!("{}broken.ogg,broken,,,\n", manifests[0])).unwrap();
         fs::write(at("other.csv"), &manifests[1]).unwrap();
 
-        let factors = factors();
+        let factors = factors("space-golden");
         factors.save(&at("factors")).unwrap();
+        let elsewhere = self::factors("space-elsewhere");
+        elsewhere.save(&at("factors-elsewhere")).unwrap();
         let mut events = "time,user,track,action,value\n".to_string();
         for user in 0..LISTENERS {
             for track in 0..SONGS + OLD {
@@ -124,11 +164,13 @@ impl Small {
         }
         fs::write(at("events.csv"), events).unwrap();
 
-        let mut model = Model::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/small-model")).unwrap();
-        let space = serde_json::to_vec(&factors.space()).unwrap();
-        model.config.space_json = blake3::hash(&space).to_hex().to_string();
-        model.save(&at("model")).unwrap();
-        atomic_write(&at("model/space.json"), |out| std::io::Write::write_all(out, &space)).unwrap();
+        let golden = || Model::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/small-model")).unwrap();
+        save_model(&at("model"), golden(), &factors.space());
+        for (name, space, seed) in [("model-other", factors.space(), 3), ("model-elsewhere", elsewhere.space(), 4)] {
+            let config = ModelConfig { name: name.into(), space: space.id.clone(), ..golden().config };
+            let weights = Weights::random(&config.encoder, seed);
+            save_model(&at(name), Model::new(config, &weights).unwrap(), &space);
+        }
         small
     }
 
@@ -148,7 +190,7 @@ impl Small {
             .env("DEBUT_MODEL", self.path().join("model"))
             .env("DEBUT_CATALOGUE", self.catalogue(catalogue))
             .args(["--config", "settings.toml"])
-            .args(arguments);
+            .args(arguments.iter().map(|argument| argument.replace("{}", self.catalogue(catalogue).to_str().unwrap())));
         command
     }
 
@@ -170,34 +212,71 @@ impl Small {
         let takes = started.elapsed();
         assert_eq!(done.status.code(), Some(verb.code), "{}: {done:?}", verb.name);
         let after = Contents::of(&self.catalogue(&name));
-        assert!(before != after, "{} changes nothing", verb.name);
+        assert!(before != after || verb.arguments == COMPACT, "{} changes nothing", verb.name);
         (before, after, takes)
+    }
+
+    /// Looks whether an interrupted run of the verb has left what it may (see [`Contents::lies_between`]).
+    pub fn interrupted(
+        &self,
+        verb: &Verb,
+        catalogue: &str,
+        (before, after): (&Contents, &Contents),
+        acknowledged: &BTreeSet<String>,
+    ) -> Result<Contents, String> {
+        let found = Contents::read(&self.catalogue(catalogue)).map_err(|e| e.to_string())?;
+        found.lies_between(before, after, acknowledged)?;
+        if verb.at_once && found != *before && found != *after {
+            return Err("a part of what appears at once".into());
+        }
+        Ok(found)
     }
 
     /// Runs the verb to its end on a catalogue on which it was interrupted, and looks whether that is the undisturbed one.
     pub fn complete(&self, verb: &Verb, catalogue: &str, after: &Contents) {
-        let done = self.command(catalogue, verb.arguments).output().unwrap();
-        // What is already removed is not there, says the second run, and exits with 1.
-        assert!(done.status.code().is_some_and(|code| code < 2), "{} again: {done:?}", verb.name);
-        assert_eq!(&Contents::of(&self.catalogue(catalogue)), after, "{} again", verb.name);
+        if verb.again || Contents::of(&self.catalogue(catalogue)) != *after {
+            let done = self.command(catalogue, verb.arguments).output().unwrap();
+            // What is already removed is not there, says the second run, and exits with 1.
+            assert!(done.status.code().is_some_and(|code| code < 2), "{} again: {done:?}", verb.name);
+            assert_eq!(&Contents::of(&self.catalogue(catalogue)), after, "{} again", verb.name);
+        }
         self.check(catalogue);
     }
 
-    /// `debut check`, which must find nothing.
+    /// What `debut check` looks at must be well.
     pub fn check(&self, catalogue: &str) {
+        let problems = problems(&self.catalogue(catalogue));
+        assert!(problems.is_empty(), "{problems:?}");
+        let copy = self.catalogue(catalogue).join("copy");
+        if copy.exists() {
+            let problems = self::problems(&copy);
+            assert!(problems.is_empty(), "{problems:?}");
+        }
+    }
+
+    /// The same, by the program.
+    pub fn check_by_program(&self, catalogue: &str) {
         let done = self.command(catalogue, &["check", "--json"]).output().unwrap();
         let says: Value = serde_json::from_slice(&done.stdout).unwrap_or_else(|e| panic!("{e}: {done:?}"));
         assert_eq!(says["ok"], true, "{done:?}");
     }
 }
 
+/// A model, and beside it the space that it predicts into.
+fn save_model(folder: &Path, mut model: Model, space: &Space) {
+    let space = serde_json::to_vec(space).unwrap();
+    model.config.space_json = blake3::hash(&space).to_hex().to_string();
+    model.save(folder).unwrap();
+    atomic_write(&folder.join("space.json"), |out| std::io::Write::write_all(out, &space)).unwrap();
+}
+
 /// Of seeded noise: those of a small world.
-pub fn factors() -> Factors {
-    let mut rng = ChaCha8Rng::seed_from_u64(40);
+pub fn factors(space: &str) -> Factors {
+    let mut rng = ChaCha8Rng::seed_from_u64(space.len() as u64);
     let mut noise = |n: usize| Array2::from_shape_simple_fn((n, 40), || rng.random_range(-1.0..1.0f32));
     let songs = (0..SONGS).map(|i| format!("song-{i}"));
     Factors {
-        space: SpaceId::named("space-golden"),
+        space: SpaceId::named(space),
         wandered: 0.0,
         config: AlsConfig::default(),
         // JSON and TOML know no infinity; half-lives are finite by default.
@@ -224,6 +303,8 @@ pub struct Contents {
     pub removed: BTreeSet<String>,
     /// Paths that failed, and why.
     pub failures: BTreeMap<PathBuf, String>,
+    /// What lies in the folder `copy` of the catalogue's folder, a catalogue, and in `export`.
+    pub copies: BTreeMap<&'static str, Contents>,
 }
 
 impl Contents {
@@ -233,6 +314,19 @@ impl Contents {
     }
 
     pub fn read(folder: &Path) -> debut::Result<Contents> {
+        let mut all = Contents::read_one(folder)?;
+        if folder.join("copy").exists() {
+            all.copies.insert("copy", Contents::read_one(&folder.join("copy"))?);
+        }
+        if folder.join("export").exists() {
+            let imported = tempfile::tempdir().unwrap();
+            debut::exchange::import(&folder.join("export"), imported.path(), &mut |_, _| Ok(()))?;
+            all.copies.insert("export", Contents::read_one(imported.path())?);
+        }
+        Ok(all)
+    }
+
+    fn read_one(folder: &Path) -> debut::Result<Contents> {
         let store = match Store::read(folder) {
             Err(debut::Error::NotFound { .. }) => return Ok(Contents::default()),
             // Tables and version appear in one transaction.
@@ -283,6 +377,12 @@ impl Contents {
         }
         if self.listeners != before.listeners && self.listeners != after.listeners {
             return Err("the listeners are neither the old nor the new".into());
+        }
+        for copy in ["copy", "export"] {
+            let [was, is, becomes] = [before, self, after].map(|contents| contents.copies.get(copy));
+            if is != was && is != becomes {
+                return Err(format!("half of a {copy}: {is:?}"));
+            }
         }
         if !(self.removed.is_superset(&before.removed) && self.removed.is_subset(&after.removed)) {
             return Err(format!("removed: {:?}", self.removed));
