@@ -27,6 +27,7 @@ fn main() {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args[..] {
         ["ingest", folder, items, norms, d] => ingest(Path::new(folder), items, norms, number(d)),
+        ["open", folder] => drop(open(Path::new(folder), 0.99)),
         ["ask", folder, users, songs, d] => ask(Path::new(folder), users, songs, number(d), None),
         ["ask", folder, users, songs, d, "--insert", more] => {
             ask(Path::new(folder), users, songs, number(d), Some(more));
@@ -53,9 +54,10 @@ fn process_cpu() -> f64 {
     (fields[11].parse::<f64>().expect("ticks") + fields[12].parse::<f64>().expect("ticks")) / 100.0
 }
 
-fn resident() -> f64 {
+/// Bytes of memory: `VmRSS` now, `VmHWM` at most.
+fn resident(which: &str) -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
-    let line = status.lines().find(|l| l.starts_with("VmRSS")).expect("VmRSS");
+    let line = status.lines().find(|l| l.starts_with(which)).expect("a line of status");
     line.split_whitespace().nth(1).expect("kB").parse::<f64>().expect("kB") * 1024.0
 }
 
@@ -125,22 +127,29 @@ fn ingest(folder: &Path, items: &str, norms: &str, d: usize) {
     );
 }
 
-fn ask(folder: &Path, users: &str, songs: &str, d: usize, more: Option<&str>) {
+/// Opens the catalogue and its index, and says what that took.
+fn open(folder: &Path, recall: f32) -> (Store, Index) {
     let store = Store::open(folder).expect("a catalogue");
+    let config = IndexConfig { lists_above: 1, recall, ..IndexConfig::default() };
+    let (empty, started, before) = (resident("VmRSS"), Instant::now(), process_cpu());
+    let index = Index::open(&store, &config).expect("an index");
+    let (seconds, cpu, n) = (started.elapsed().as_secs_f64(), process_cpu() - before, index.len());
+    println!(
+        "{}",
+        json!({"what": "open", "lists": index.has_lists(), "tracks": n, "seconds": seconds, "cpu": cpu,
+            "resident_per_track": (resident("VmRSS") - empty) / n as f64, "peak_per_track": resident("VmHWM") / n as f64,
+            "counted_per_track": index.bytes() as f64 / n as f64})
+    );
+    (store, index)
+}
+
+fn ask(folder: &Path, users: &str, songs: &str, d: usize, more: Option<&str>) {
     let (users, songs) = (read(users), read(songs));
     let users: Vec<&[f32]> = users.chunks_exact(d).collect();
     let songs: Vec<&[f32]> = songs.chunks_exact(d).collect();
-    let config = |recall: f32| IndexConfig { lists_above: 1, recall, ..IndexConfig::default() };
 
-    let (empty, started) = (resident(), Instant::now());
-    let mut index = Index::open(&store, &config(0.99)).expect("an index");
-    let opened = started.elapsed().as_secs_f64();
+    let (mut store, mut index) = open(folder, 0.99);
     let n = index.len();
-    println!(
-        "{}",
-        json!({"what": "open", "lists": index.has_lists(), "tracks": n, "seconds": opened,
-            "resident_per_track": (resident() - empty) / n as f64, "counted_per_track": index.bytes() as f64 / n as f64})
-    );
     if index.is_due() {
         let (started, before) = (Instant::now(), process_cpu());
         index.build(&store, &|_| ()).expect("lists");
@@ -150,15 +159,8 @@ fn ask(folder: &Path, users: &str, songs: &str, d: usize, more: Option<&str>) {
             json!({"what": "build", "tracks": n, "seconds": started.elapsed().as_secs_f64(),
                 "cpu": process_cpu() - before, "disk_per_track": index_bytes as f64 / n as f64})
         );
-        drop(index);
-        let started = Instant::now();
-        index = Index::open(&store, &config(0.99)).expect("an index");
-        println!(
-            "{}",
-            json!({"what": "open", "lists": true, "tracks": n, "seconds": started.elapsed().as_secs_f64(),
-                "resident_per_track": (resident() - empty) / n as f64,
-                "counted_per_track": index.bytes() as f64 / n as f64})
-        );
+        drop((store, index));
+        (store, index) = open(folder, 0.99);
     }
 
     let all = Filter::default();
@@ -227,7 +229,6 @@ fn ask(folder: &Path, users: &str, songs: &str, d: usize, more: Option<&str>) {
     let more = read(more);
     let new: Vec<&[f32]> = more.chunks_exact(d).collect();
     let shared = RwLock::new(index);
-    let mut store = store;
     let half = new.len() / 2;
     for threads in [1, 2] {
         let stop = AtomicBool::new(false);

@@ -81,7 +81,7 @@ impl<T> Vectors<T> {
         let n = keys.len();
         let lists = cells.as_ref().map_or(1, Cells::len);
         let counted: u64 = counts.iter().map(|count| u64::from(*count)).sum();
-        if counts.len() != lists || counted != n as u64 || rows.len() != n * dimensions || beside.len() != n {
+        if u32::try_from(n).is_err() || counts.len() != lists || counted != n as u64 || rows.len() != n * dimensions || beside.len() != n {
             let found = format!("{counted} in {}, {} numbers, {} facts", counts.len(), rows.len(), beside.len());
             return Err(Error::mismatch("lists and their songs", format!("{n} songs in {lists} lists"), found));
         }
