@@ -1,7 +1,8 @@
 //! The index at scale, as `run.py` drives it: prints one JSON object a line.
 //!
 //! `index ingest FOLDER ITEMS NORMS D` fills a catalogue; `index ask FOLDER USERS SONGS D [--insert FILE]` opens it,
-//! learns the lists where they are due, and times queries. Vectors are raw little-endian f32, `[n][d]`.
+//! learns the lists where they are due, and times queries; `index filters FOLDER USERS D` and `index open FOLDER` do
+//! only a part of that. Vectors are raw little-endian f32, `[n][d]`.
 
 use std::fs::File;
 use std::io::{BufReader, Read};
@@ -27,6 +28,10 @@ fn main() {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args[..] {
         ["ingest", folder, items, norms, d] => ingest(Path::new(folder), items, norms, number(d)),
+        ["filters", folder, users, d] => {
+            let (users, (_, index)) = (read(users), open(Path::new(folder), 0.99));
+            filters(&index, &users.chunks_exact(number(d)).collect::<Vec<_>>());
+        }
         ["open", folder] => drop(open(Path::new(folder), 0.99)),
         ["ask", folder, users, songs, d] => ask(Path::new(folder), users, songs, number(d), None),
         ["ask", folder, users, songs, d, "--insert", more] => {
@@ -169,7 +174,7 @@ fn ask(folder: &Path, users: &str, songs: &str, d: usize, more: Option<&str>) {
         let exact = timed(queries, 1, &|q| index.search_exact(q, K, &all).expect("hits"));
         told(n, who, "exact", 1, exact, Some(1.0));
         let (started, before) = (Instant::now(), process_cpu());
-        let many = index.search_many(queries, K).expect("hits");
+        let many = index.search_many(queries, K, &all).expect("hits");
         assert_eq!(many, truth);
         let each = 1e6 / queries.len() as f64;
         println!(
@@ -202,11 +207,21 @@ fn ask(folder: &Path, users: &str, songs: &str, d: usize, more: Option<&str>) {
         }
     }
 
-    // From all songs down to about one in a thousand.
+    filters(&index, &users);
+    if let Some(more) = more {
+        inserts(store, index, &users, &read(more), d);
+    }
+}
+
+/// From all songs down to about one in a thousand.
+fn filters(index: &Index, users: &[&[f32]]) {
+    let n = index.len();
     let none = Filter::default;
     let of = |language: &str| vec![language.to_string()];
     for (name, filter) in [
         ("1 in 4 (a language)", Filter { languages: of("es"), ..none() }),
+        ("1 in 10 (five years)", Filter { years: Some(1980..=1984), ..none() }),
+        ("1 in 17 (three years)", Filter { years: Some(1980..=1982), ..none() }),
         ("1 in 50 (a year)", Filter { years: Some(1980..=1980), ..none() }),
         ("1 in 200 (both)", Filter { years: Some(1980..=1980), languages: of("es"), ..none() }),
         ("1 in 1600 (a rarer one)", Filter { years: Some(1980..=1980), languages: of("fr"), ..none() }),
@@ -223,11 +238,12 @@ fn ask(folder: &Path, users: &str, songs: &str, d: usize, more: Option<&str>) {
         let times = timed(some, 1, &|q| index.search(q, K, &filter).expect("hits"));
         told(n, "users", &format!("filter: {name}"), 1, times, Some(found as f64 / all.max(1) as f64));
     }
+}
 
-    let Some(more) = more else { return };
-    // Readers ask while the writer commits a thousand new tracks at a time and the index takes them in.
-    let more = read(more);
-    let new: Vec<&[f32]> = more.chunks_exact(d).collect();
+/// Readers ask while the writer commits a thousand new tracks at a time and the index takes them in.
+fn inserts(mut store: Store, index: Index, users: &[&[f32]], new: &[f32], d: usize) {
+    let (n, all) = (index.len(), Filter::default());
+    let new: Vec<&[f32]> = new.chunks_exact(d).collect();
     let shared = RwLock::new(index);
     let half = new.len() / 2;
     for threads in [1, 2] {
@@ -235,7 +251,7 @@ fn ask(folder: &Path, users: &str, songs: &str, d: usize, more: Option<&str>) {
         let (times, per_second) = std::thread::scope(|scope| {
             let readers: Vec<_> = (0..threads)
                 .map(|t| {
-                    let (shared, stop, users, all) = (&shared, &stop, &users, &all);
+                    let (shared, stop, all) = (&shared, &stop, &all);
                     scope.spawn(move || {
                         let mut times = Vec::new();
                         for query in users.iter().cycle().skip(t * 37) {
