@@ -2,7 +2,7 @@
 //!
 //! `index ingest FOLDER ITEMS NORMS D` fills a catalogue; `index ask FOLDER USERS SONGS D [--insert FILE]` opens it,
 //! learns the lists where they are due, and times queries; `index filters FOLDER USERS D` and `index open FOLDER` do
-//! only a part of that. Vectors are raw little-endian f32, `[n][d]`.
+//! only a part of that; `index churn FOLDER ITEMS USERS D` changes a small catalogue ten times over. Vectors are raw little-endian f32, `[n][d]`.
 
 use std::fs::File;
 use std::io::{BufReader, Read};
@@ -37,6 +37,7 @@ fn main() {
         ["ask", folder, users, songs, d, "--insert", more] => {
             ask(Path::new(folder), users, songs, number(d), Some(more));
         }
+        ["churn", folder, items, users, d] => churn(Path::new(folder), items, users, number(d)),
         // Run by hand it has nothing to measure.
         _ => eprintln!("driven by benches/index/run.py"),
     }
@@ -279,6 +280,71 @@ fn inserts(mut store: Store, index: Index, users: &[&[f32]], new: &[f32], d: usi
         told(n, "users", "lists, recall 0.99, while inserts run", threads, times, None);
         println!("{}", json!({"what": "insert", "tracks": n, "readers": threads, "per_second": per_second}));
     }
+}
+
+/// Ten times as many changes as there are tracks, nine in ten of them replacements, while their styles move away from those
+/// that the cells were learned from; the cells are learned anew beside it, where that is due.
+fn churn(folder: &Path, items: &str, users: &str, d: usize) {
+    const TRACKS: usize = 50_000;
+    const ROUNDS: usize = 50;
+    let (items, users) = (read(items), read(users));
+    let items: Vec<&[f32]> = items.chunks_exact(d).collect();
+    let moved = |i: usize, round: usize| -> Vec<f32> {
+        // Towards one direction, up to a length of one: half of what a track is then.
+        let drift = round as f32 / ROUNDS as f32;
+        let vector: Vec<f32> =
+            items[i].iter().enumerate().map(|(j, x)| x + if j == d / 2 { drift } else { 0.0 }).collect();
+        let length = vector.iter().map(|x| x * x).sum::<f32>().sqrt();
+        vector.iter().map(|x| x / length).collect()
+    };
+    let mut store = Store::open(folder).expect("a catalogue");
+    let space = SpaceRow { id: SpaceId::named("bench"), dimensions: d, description: "{}".into() };
+    store.set_space(&space).expect("a space");
+    for first in (0..TRACKS).step_by(BATCH) {
+        store.commit(&(first..first + BATCH).map(|i| track(i, items[i], 0.5)).collect::<Vec<_>>()).expect("a commit");
+    }
+    let config = IndexConfig { lists_above: 1, ..IndexConfig::default() };
+    let mut index = Index::open(&store, &config).expect("an index");
+    index.build(&store, &|_| ()).expect("lists");
+    let (started, before) = (Instant::now(), process_cpu());
+    let (mut next, mut lowest, mut all) = (TRACKS, [1.0f64; 2], [0.0; 2]);
+    for round in 1..=ROUNDS {
+        let batch: Vec<Change> = (0..BATCH)
+            .map(|i| {
+                next += 1;
+                // A new track in ten; else one that is there, a prime's multiples apart.
+                let number = if i % 10 == 0 { next } else { next * 7919 % TRACKS };
+                track(number, &moved(next, round), 0.5)
+            })
+            .collect();
+        for some in batch.chunks(1000) {
+            store.commit(some).expect("a commit");
+            index.refresh(&store).expect("a refresh");
+            index.build_in_background();
+        }
+        let songs: Vec<Vec<f32>> = (0..250).map(|i| moved(items.len() - 1 - i, round)).collect();
+        let songs: Vec<&[f32]> = songs.iter().map(Vec::as_slice).collect();
+        let users: Vec<&[f32]> = users.chunks_exact(d).take(250).collect();
+        for (which, queries) in [users, songs].into_iter().enumerate() {
+            let truth = index.search_many(&queries, K, &Filter::default()).expect("hits");
+            let found = queries.iter().zip(&truth).map(|(query, truth)| {
+                let hits = match which {
+                    0 => index.search(query, K, &Filter::default()),
+                    _ => index.search_similar(query, K, &Filter::default()),
+                };
+                hits.expect("hits").iter().filter(|hit| truth.contains(hit)).count()
+            });
+            let recall = found.sum::<usize>() as f64 / (K * queries.len()) as f64;
+            lowest[which] = lowest[which].min(recall);
+            all[which] += recall / ROUNDS as f64;
+        }
+    }
+    println!(
+        "{}",
+        json!({"what": "churn", "tracks": TRACKS, "changes": ROUNDS * BATCH, "now": index.len(), "users": all[0],
+            "users_lowest": lowest[0], "songs": all[1], "songs_lowest": lowest[1], "seconds": started.elapsed().as_secs_f64(),
+            "cpu": process_cpu() - before})
+    );
 }
 
 /// Microseconds of the thread, and of the wall.

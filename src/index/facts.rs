@@ -70,6 +70,11 @@ impl Ready<'_> {
         !self.classes.is_empty()
     }
 
+    /// Whether songs are left out for what they are, as all of a style may be.
+    pub fn is_about_songs(&self) -> bool {
+        self.is_by_class() || !self.artists.is_empty()
+    }
+
     pub fn per_artist(&self) -> usize {
         self.filter.per_artist.unwrap_or(usize::MAX)
     }

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! u64 songs, u64 cells, u64 bytes of the classes, u64 songs that the cells were learned from, u64 changes since
-//! f32 gap and songs of a listener's probe, f32 gap and songs of a song's, f32 recall, u32 0
+//! f32 gap, gap with a filter, and songs of a listener's probe; the same of a song's; f32 recall, u32 0
 //! u64 key [songs]     u64 artist [songs]     f32 norm, u32 plays, u32 class: each [songs]
 //! f32 vectors [songs][d]     u32 songs of each list [cells]     f32 centroids [cells][d]     classes, in JSON
 //! ```
@@ -45,8 +45,9 @@ pub(super) fn publish(
     [learned_from, changed]: [usize; 2],
 ) -> Result<()> {
     let cells = songs.cells().filter(|_| probes.is_some());
-    let probed =
-        probes.map_or([0.0; 5], |p| [p.listeners.gap, p.listeners.songs, p.songs.gap, p.songs.songs, p.recall]);
+    let probed = probes.map_or([0.0; 7], |Probes { listeners: a, songs: b, recall }| {
+        [a.gap, a.filtered, a.songs, b.gap, b.filtered, b.songs, recall]
+    });
     let classes = classes.to_json();
     let counts: Vec<u32> = songs.list_lengths().collect();
     let origin = Origin { seq, catalogue: identity.into(), dimensions: songs.dimensions(), songs: songs.len() };
@@ -92,12 +93,12 @@ fn read(mut from: Reading, d: usize) -> Result<Image> {
     let odd = |what: &str| Error::format(&path, "an image of songs", what);
     let (word, half, real) = (u64::from_le_bytes, u32::from_le_bytes, f32::from_le_bytes);
     let head = from.numbers(5, word)?;
-    let probed = from.numbers(6, real)?;
+    let probed = from.numbers(8, real)?;
     let size = |i: usize| usize::try_from(head[i]).map_err(|_| odd(&format!("a number of {}", head[i])));
     let (n, lists, classes) = (size(0)?, size(1)?, size(2)?);
     let (learned_from, changed) = (size(3)?, size(4)?);
-    let probe = |i: usize| Probe { gap: probed[i], songs: probed[i + 1] };
-    let probes = Probes { listeners: probe(0), songs: probe(2), recall: probed[4] };
+    let probe = |i: usize| Probe { gap: probed[i], filtered: probed[i + 1], songs: probed[i + 2] };
+    let probes = Probes { listeners: probe(0), songs: probe(3), recall: probed[6] };
     // The sizes are not believed before the hash; this bounds what is allocated by the length of the file.
     let (n128, d128, lists128) = (n as u128, d as u128, lists as u128);
     let expected = n128 * (28 + 4 * d128) + lists128 * (4 + 4 * d128) + classes as u128;
@@ -137,8 +138,8 @@ mod tests {
 
     const D: usize = 3;
     const PROBES: Probes = Probes {
-        listeners: Probe { gap: 0.25, songs: 30.0 },
-        songs: Probe { gap: f32::INFINITY, songs: 40.0 },
+        listeners: Probe { gap: 0.25, filtered: 0.5, songs: 30.0 },
+        songs: Probe { gap: f32::INFINITY, filtered: f32::INFINITY, songs: 40.0 },
         recall: 0.9,
     };
 
@@ -213,7 +214,7 @@ mod tests {
         for word in [0, 8, 16] {
             assert!(faulty(word, &huge).is_some() && faulty(word, &(1u64 << 40).to_le_bytes()).is_some(), "{word}");
         }
-        let (keys, class, rows) = (64, 64 + 40 * 24, 64 + 40 * 28);
+        let (keys, class, rows) = (72, 72 + 40 * 24, 72 + 40 * 28);
         let counts = rows + 40 * 4 * D;
         for (at, bytes, says) in [
             (keys + 8, &whole[keys..keys + 8], "twice"),

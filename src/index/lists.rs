@@ -13,6 +13,8 @@ use crate::linalg::unit;
 
 /// Queries by which the gaps are found, of listeners and of songs each.
 const QUERIES: usize = 400;
+/// Share of the lists that a filter lets through which goes with the style.
+const REGION: f64 = 0.1;
 /// The answers whose recall is measured.
 const ANSWERS: usize = 10;
 /// Songs a cell that k-means learns from: more move the centroids by less than the cells differ.
@@ -37,6 +39,9 @@ pub(super) struct Probes {
 pub(super) struct Probe {
     /// In radians.
     pub gap: f32,
+    /// The same where a filter may leave out whole styles: what it lets through lies farther from the query than what is
+    /// nearest to it, and further from its centroid towards the query.
+    pub filtered: f32,
     /// How many songs lie in the lists that are looked into, without a filter.
     pub songs: f32,
 }
@@ -59,7 +64,7 @@ pub(super) fn learn<'a>(dimensions: usize, n: usize, vectors: impl Iterator<Item
 /// recall of 1 no gap is large enough: no sample can promise that nothing is missed.
 pub(super) fn calibrate(songs: &Vectors<Facts>, recall: f32) -> Result<Probes> {
     if recall >= 1.0 {
-        let all = Probe { gap: f32::INFINITY, songs: songs.len() as f32 };
+        let all = Probe { gap: f32::INFINITY, filtered: f32::INFINITY, songs: songs.len() as f32 };
         return Ok(Probes { listeners: all, songs: all, recall });
     }
     let mut rng = ChaCha8Rng::seed_from_u64(0x7072_6f62);
@@ -81,6 +86,7 @@ pub(super) fn calibrate(songs: &Vectors<Facts>, recall: f32) -> Result<Probes> {
             unit(&one.iter().zip(&other).map(|(a, b)| a + 0.3 * b).collect::<Vec<_>>())
         })
         .collect();
+    let regions: Vec<Vec<bool>> = (0..QUERIES).filter_map(|_| Some(songs.region(&sum_of(1)?, REGION))).collect();
     // Evenly distributed in ±√3, so of variance 1.
     let noise = 0.4 / (d as f32).sqrt();
     for x in listeners.iter_mut().flatten() {
@@ -88,10 +94,7 @@ pub(super) fn calibrate(songs: &Vectors<Facts>, recall: f32) -> Result<Probes> {
     }
     // Three quarters of what may be missed: who asks is not who was drawn here.
     let aim = 1.0 - 0.75 * (1.0 - f64::from(recall));
-    let smallest = |queries: &[Vec<f32>]| -> Result<Probe> {
-        let all: Vec<&[f32]> = queries.iter().map(Vec::as_slice).collect();
-        let truth = songs.search_many(&all, ANSWERS, &|_, _, _| true)?;
-        let traces: Vec<Trace> = all.par_iter().zip(&truth).map(|(query, truth)| songs.trace(query, truth)).collect();
+    let smallest = |traces: &[Trace]| -> f32 {
         let is_enough = |gap: f32| {
             let share = |t: &Trace| t.gaps.iter().filter(|g| **g <= gap).count() as f64 / t.gaps.len().max(1) as f64;
             let shares: Vec<f64> = traces.iter().map(share).collect();
@@ -104,11 +107,23 @@ pub(super) fn calibrate(songs: &Vectors<Facts>, recall: f32) -> Result<Probes> {
         gaps.sort_unstable_by(f32::total_cmp);
         let enough = gaps.partition_point(|gap| !is_enough(*gap));
         // The last one finds them all.
-        let gap = gaps.get(enough).or(gaps.last()).copied().unwrap_or(f32::INFINITY);
+        gaps.get(enough).or(gaps.last()).copied().unwrap_or(f32::INFINITY)
+    };
+    let probe = |queries: &[Vec<f32>]| -> Result<Probe> {
+        let all: Vec<&[f32]> = queries.iter().map(Vec::as_slice).collect();
+        let (truth, everywhere) =
+            (songs.search_many(&all, ANSWERS, &|_, _, _| true)?, songs.region(&vec![0.0; d], 1.0));
+        let near: Vec<Trace> =
+            all.par_iter().zip(&truth).map(|(query, truth)| songs.trace(query, truth, &everywhere)).collect();
+        let far = all.par_iter().zip(&regions).map(|(query, region)| {
+            let truth = songs.search_region(query, ANSWERS, region);
+            songs.trace(query, &truth, region)
+        });
+        let (gap, filtered) = (smallest(&near), smallest(&far.collect::<Vec<Trace>>()));
         let seen =
             |t: &Trace| t.lists[..t.lists.partition_point(|(g, _)| *g <= gap)].last().map_or(0, |(_, songs)| *songs);
-        let seen: usize = traces.iter().map(seen).sum();
-        Ok(Probe { gap, songs: seen as f32 / traces.len().max(1) as f32 })
+        let seen: usize = near.iter().map(seen).sum();
+        Ok(Probe { gap, filtered: filtered.max(gap), songs: seen as f32 / near.len().max(1) as f32 })
     };
-    Ok(Probes { listeners: smallest(&listeners)?, songs: smallest(&new)?, recall })
+    Ok(Probes { listeners: probe(&listeners)?, songs: probe(&new)?, recall })
 }

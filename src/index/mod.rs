@@ -522,7 +522,8 @@ impl Index {
             let keep = |key, facts: &Facts| ready.keeps_of_class(key, facts);
             self.songs.gather(self.classes.keys(&ready), query, &keep, &group, &mut best);
         } else {
-            let gap = probe.map_or(f32::INFINITY, |probe| probe.gap);
+            let gap = |probe: Probe| if ready.is_about_songs() { probe.filtered } else { probe.gap };
+            let gap = probe.map_or(f32::INFINITY, gap);
             self.songs.probe(query, gap, &|key, facts| ready.keeps(key, facts), &group, &mut best);
         }
         Ok(best.into_sorted())
@@ -1092,6 +1093,43 @@ mod tests {
         }
     }
 
+    /// Languages that are styles, too: what a filter lets through lies together, mostly elsewhere than the query.
+    #[test]
+    fn recall_holds_where_a_filter_goes_with_the_style() {
+        let mut rng = ChaCha8Rng::seed_from_u64(15);
+        let (_dir, mut store) = catalogue(0, &mut rng);
+        let genre = |genre: u64, rng: &mut ChaCha8Rng| {
+            let mut middle = ChaCha8Rng::seed_from_u64(genre);
+            let v: Vec<f32> =
+                (0..D).map(|_| middle.random_range(-1.0..1.0f32) + rng.random_range(-0.4..0.4f32)).collect();
+            crate::linalg::unit(&v).unwrap()
+        };
+        let songs: Vec<Change> = (0..12_000)
+            .map(|name| {
+                let Change::Upsert(mut track) = song(name, genre(name as u64 % 20, &mut rng)) else { unreachable!() };
+                track.info.language = Some(format!("x{}", name % 20));
+                Change::Upsert(track)
+            })
+            .collect();
+        store.commit(&songs).unwrap();
+        let config = IndexConfig { lists_above: 1000, recall: 0.97, ..IndexConfig::default() };
+        let mut index = Index::open(&store, &config).unwrap();
+        index.build(&store, &|_| ()).unwrap();
+        for languages in [2, 5, 10] {
+            let languages = (0..languages).map(|i| format!("x{i}")).collect();
+            let filter = Filter { languages, ..Filter::default() };
+            let (mut found, mut all) = (0, 0);
+            for style in 0..100 {
+                let query = genre(style % 20, &mut rng);
+                let truth = index.search_exact(&query, 10, &filter).unwrap();
+                let hits = index.search(&query, 10, &filter).unwrap();
+                found += hits.iter().filter(|hit| truth.contains(hit)).count();
+                all += truth.len();
+            }
+            assert!(found as f64 >= 0.95 * all as f64, "{filter:?}: {found} of {all}");
+        }
+    }
+
     /// Ten times as many replacements and new songs as there are songs, whose styles move away from those that the cells
     /// were learned from; the cells are learned anew beside it.
     #[test]
@@ -1240,7 +1278,7 @@ mod tests {
 
         let mut all = Index::open(&store, &IndexConfig { recall: 1.0, ..low.clone() }).unwrap();
         assert_eq!(missed(&all), 0);
-        let everything = Probe { gap: f32::INFINITY, songs: 2000.0 };
+        let everything = Probe { gap: f32::INFINITY, filtered: f32::INFINITY, songs: 2000.0 };
         assert_eq!(all.probes, Some(Probes { listeners: everything, songs: everything, recall: 1.0 }));
         // What the new recall takes is published once, and is due again when another one is asked for.
         assert!(all.is_due());

@@ -359,8 +359,28 @@ impl<T> Vectors<T> {
         }
     }
 
-    /// What [`Vectors::probe`] does, list after list, as far as it takes to find the `k` nearest, `truth`.
-    pub(super) fn trace(&self, query: &[f32], truth: &[Hit]) -> Trace {
+    /// Which lists are the share of all that is nearest to `middle`.
+    pub(super) fn region(&self, middle: &[f32], share: f64) -> Vec<bool> {
+        let mut among = vec![false; self.lists.len()];
+        if let Partition::Cells(cells) = &self.partition {
+            let n = (share * self.lists.len() as f64).ceil() as usize;
+            cells.nearest_lists(&Coded::new(middle)).take(n).for_each(|(list, _)| among[list as usize] = true);
+        }
+        among
+    }
+
+    /// As [`Vectors::search`], of the songs in these lists.
+    pub(super) fn search_region(&self, query: &[f32], k: usize, among: &[bool]) -> Vec<Hit> {
+        let (mut best, coded) = (Best::new(k), Coded::new(query));
+        for list in (0..self.lists.len()).filter(|list| among[*list]) {
+            self.scan_list(list, query, &coded, &|_, _| true, &|_| 0, &mut best);
+        }
+        best.into_sorted()
+    }
+
+    /// What [`Vectors::probe`] does, list after list, as far as it takes to find the nearest, `truth`, where a filter lets
+    /// nothing through that is not `among` these lists.
+    pub(super) fn trace(&self, query: &[f32], truth: &[Hit], among: &[bool]) -> Trace {
         let mut trace = Trace { gaps: Vec::with_capacity(truth.len()), lists: Vec::new() };
         let (mut best, mut seen) = (Best::new(truth.len()), 0);
         let Partition::Cells(cells) = &self.partition else { return trace };
@@ -375,7 +395,9 @@ impl<T> Vectors<T> {
             let before = missing.len();
             missing.retain(|of| *of != list);
             trace.gaps.extend(std::iter::repeat_n(gap, before - missing.len()));
-            self.scan_list(list as usize, query, &coded, &|_, _| true, &|_| 0, &mut best);
+            if among[list as usize] {
+                self.scan_list(list as usize, query, &coded, &|_, _| true, &|_| 0, &mut best);
+            }
             seen += self.lists[list as usize].len();
             trace.lists.push((gap, seen));
         }
