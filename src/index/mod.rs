@@ -33,6 +33,7 @@ pub mod vectors;
 pub use facts::Filter;
 use facts::{Classes, Facts};
 use graph::Graph;
+use image::Image;
 use lists::{Probe, Probes};
 use serde::{Deserialize, Serialize};
 use top::Best;
@@ -50,6 +51,9 @@ pub struct Hit {
 
 /// To fetch a song by its key costs as much as to pass over so many in a scan.
 const BY_KEY: f64 = 20.0;
+/// So many of the last changes that an image knows are compared with the catalogue when it is opened: one that was put
+/// back to an earlier state, and written to since, has the image's numbers for other changes.
+const COMPARED: i64 = 100;
 /// So few songs are all looked at: a tenth of a millisecond, and none is missed.
 const FEW: usize = 1000;
 
@@ -185,17 +189,32 @@ impl Index {
             what: "space in the catalogue",
             name: store.folder().display().to_string(),
         })?;
-        let dimensions = space.dimensions;
-        let identity = store.identity()?;
-        let (folder, last) = (store.folder(), store.seq()?);
-        let unused = |what: &str, problem: Error| tracing::warn!("{what} left unused: {problem}");
-        let image = image::open(folder, &identity, dimensions, last).unwrap_or_else(|problem| {
+        let (dimensions, identity) = (space.dimensions, store.identity()?);
+        let image = image::open(store.folder(), &identity, dimensions, store.seq()?).unwrap_or_else(|problem| {
             unused("the image of the songs is", problem);
             None
         });
+        if image.is_some() {
+            match Index::opened(store, config, dimensions, &identity, image) {
+                Err(problem @ Error::Mismatch { .. }) => unused("the image of the songs is", problem),
+                opened => return opened,
+            }
+        }
+        Index::opened(store, config, dimensions, &identity, None)
+    }
+
+    /// # Errors
+    /// `Mismatch` where the image knows the catalogue's last rows otherwise.
+    fn opened(
+        store: &Store,
+        config: &IndexConfig,
+        dimensions: usize,
+        identity: &str,
+        image: Option<Image>,
+    ) -> Result<Index> {
         let graph = match config.graph {
             false => None,
-            true => Graph::open(folder, &identity, dimensions, last).unwrap_or_else(|problem| {
+            true => Graph::open(store.folder(), identity, dimensions, store.seq()?).unwrap_or_else(|problem| {
                 unused("the graph is", problem);
                 None
             }),
@@ -203,7 +222,7 @@ impl Index {
         let mut index = Index {
             config: config.clone(),
             dimensions,
-            identity,
+            identity: identity.to_string(),
             songs: Vectors::new(dimensions),
             classes: Classes::default(),
             new: Vectors::new(dimensions),
@@ -231,7 +250,8 @@ impl Index {
             });
             index.probes = image.probes.filter(|probes| probes.recall >= config.recall);
             (index.learned_from, index.changed) = (image.learned_from, image.changed);
-            (index.songs, index.classes, index.seq) = (image.songs, image.classes, image.seq);
+            (index.songs, index.classes) = (image.songs, image.classes);
+            index.seq = (image.seq - COMPARED).max(0);
             if let Some(by_norm) = &mut index.by_norm {
                 for (key, row, facts) in index.songs.in_lists() {
                     by_norm.upsert(key, &scaled(row, facts.norm), facts.artist)?;
@@ -301,7 +321,10 @@ impl Index {
         let (first, known) = (opening.is_some(), opening.unwrap_or(self.seq));
         let (mut changed, mut result) = (0, Ok(()));
         let seq = store.changes_since(self.seq, &mut |change| {
-            if result.is_ok() {
+            if result.is_ok() && change.seq <= known && !self.knows(&change) {
+                let expected = format!("track {} as it was at seq {}", change.key, change.seq);
+                result = Err(Error::mismatch("an image and its catalogue", expected, "another track"));
+            } else if result.is_ok() {
                 result = self.take(&change, first);
                 changed += usize::from(change.seq > known);
             }
@@ -337,6 +360,17 @@ impl Index {
             }
         }
         Ok(changed)
+    }
+
+    /// Whether this is what is known already.
+    fn knows(&self, change: &TrackChange) -> bool {
+        match (&change.served, self.songs.get(change.key)) {
+            (Some(served), Some((vector, facts))) => {
+                let bits = |vector: &[f32]| vector.iter().map(|x| x.to_bits()).collect::<Vec<u32>>();
+                bits(&served.vector) == bits(vector) && (served.norm, served.plays) == (facts.norm, facts.plays)
+            }
+            (served, known) => served.is_none() && known.is_none(),
+        }
     }
 
     fn take(&mut self, change: &TrackChange, first: bool) -> Result<()> {
@@ -687,6 +721,10 @@ impl Index {
     }
 }
 
+fn unused(what: &str, problem: Error) {
+    tracing::warn!("{what} left unused: {problem}");
+}
+
 /// The vector in the length of its factor.
 fn scaled(vector: &[f32], norm: f32) -> Vec<f32> {
     vector.iter().map(|x| x * norm).collect()
@@ -981,6 +1019,36 @@ mod tests {
             assert_eq!(files(), now(name));
             assert!(!Index::open(&store, &config).unwrap().is_due());
         }
+    }
+
+    /// As after a backup was put back, or a log that was cut: the same name, and the same numbers for other changes.
+    #[test]
+    fn an_image_of_another_history_of_the_same_catalogue_is_refused() {
+        let mut rng = ChaCha8Rng::seed_from_u64(16);
+        let (_dir, mut store) = catalogue(300, &mut rng);
+        let config = IndexConfig { image_above: 100, image_share: 0.01, ..IndexConfig::default() };
+        store.checkpoint().unwrap();
+        let database = store.folder().join("catalogue.sqlite");
+        let backup = fs::read(&database).unwrap();
+        let mut more = |store: &mut Store, songs: std::ops::Range<usize>| {
+            store.commit(&songs.map(|i| song(i, unit(&mut rng))).collect::<Vec<_>>()).unwrap();
+        };
+        more(&mut store, 300..350);
+        Index::open(&store, &config).unwrap().build(&store, &|_| ()).unwrap();
+        let folder = store.folder().to_path_buf();
+        drop(store);
+        for end in ["-wal", "-shm"] {
+            let _ = fs::remove_file(folder.join(format!("catalogue.sqlite{end}")));
+        }
+        fs::write(&database, &backup).unwrap();
+        let mut store = Store::open(&folder).unwrap();
+        assert!(Index::open(&store, &config).unwrap().image.is_none(), "it goes further than the catalogue");
+        more(&mut store, 400..460);
+        let index = Index::open(&store, &config).unwrap();
+        assert!(index.image.is_none() && index.len() == 360 && index.is_due());
+        let query = [0.25; D];
+        let expected = oracle(&store, 10, &Filter::default(), &|track| crate::linalg::dot(&query, &track.vector));
+        assert_eq!(keys(&index.search(&query, 10, &Filter::default()).unwrap()), expected);
     }
 
     #[test]
