@@ -289,11 +289,11 @@ fn churn(folder: &Path, items: &str, users: &str, d: usize) {
     const ROUNDS: usize = 50;
     let (items, users) = (read(items), read(users));
     let items: Vec<&[f32]> = items.chunks_exact(d).collect();
-    let moved = |i: usize, round: usize| -> Vec<f32> {
+    let moved = |vector: &[f32], round: usize| -> Vec<f32> {
         // Towards one direction, up to a length of one: half of what a track is then.
         let drift = round as f32 / ROUNDS as f32;
         let vector: Vec<f32> =
-            items[i].iter().enumerate().map(|(j, x)| x + if j == d / 2 { drift } else { 0.0 }).collect();
+            vector.iter().enumerate().map(|(j, x)| x + if j == d / 2 { drift } else { 0.0 }).collect();
         let length = vector.iter().map(|x| x * x).sum::<f32>().sqrt();
         vector.iter().map(|x| x / length).collect()
     };
@@ -314,7 +314,7 @@ fn churn(folder: &Path, items: &str, users: &str, d: usize) {
                 next += 1;
                 // A new track in ten; else one that is there, a prime's multiples apart.
                 let number = if i % 10 == 0 { next } else { next * 7919 % TRACKS };
-                track(number, &moved(next, round), 0.5)
+                track(number, &moved(items[next], round), 0.5)
             })
             .collect();
         for some in batch.chunks(1000) {
@@ -322,9 +322,10 @@ fn churn(folder: &Path, items: &str, users: &str, d: usize) {
             index.refresh(&store).expect("a refresh");
             index.build_in_background();
         }
-        let songs: Vec<Vec<f32>> = (0..250).map(|i| moved(items.len() - 1 - i, round)).collect();
+        let songs: Vec<Vec<f32>> = (0..250).map(|i| moved(items[items.len() - 1 - i], round)).collect();
         let songs: Vec<&[f32]> = songs.iter().map(Vec::as_slice).collect();
-        let users: Vec<&[f32]> = users.chunks_exact(d).take(250).collect();
+        let users: Vec<Vec<f32>> = users.chunks_exact(d).take(250).map(|user| moved(user, round)).collect();
+        let users: Vec<&[f32]> = users.iter().map(Vec::as_slice).collect();
         for (which, queries) in [users, songs].into_iter().enumerate() {
             let truth = index.search_many(&queries, K, &Filter::default()).expect("hits");
             let found = queries.iter().zip(&truth).map(|(query, truth)| {
