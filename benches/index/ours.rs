@@ -1,7 +1,8 @@
 //! The index at scale, as `run.py` drives it: prints one JSON object a line.
 //!
 //! `index ingest FOLDER ITEMS NORMS D` fills a catalogue; `index ask FOLDER USERS SONGS D [--insert FILE]` opens it,
-//! learns the lists where they are due, and times queries. Vectors are raw little-endian f32, `[n][d]`.
+//! learns the lists where they are due, and times queries; `index filters FOLDER USERS D` and `index open FOLDER` do
+//! only a part of that; `index churn FOLDER ITEMS USERS D` changes a small catalogue ten times over. Vectors are raw little-endian f32, `[n][d]`.
 
 use std::fs::File;
 use std::io::{BufReader, Read};
@@ -27,10 +28,16 @@ fn main() {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args[..] {
         ["ingest", folder, items, norms, d] => ingest(Path::new(folder), items, norms, number(d)),
+        ["filters", folder, users, d] => {
+            let (users, (_, index)) = (read(users), open(Path::new(folder), 0.99));
+            filters(&index, &users.chunks_exact(number(d)).collect::<Vec<_>>());
+        }
+        ["open", folder] => drop(open(Path::new(folder), 0.99)),
         ["ask", folder, users, songs, d] => ask(Path::new(folder), users, songs, number(d), None),
         ["ask", folder, users, songs, d, "--insert", more] => {
             ask(Path::new(folder), users, songs, number(d), Some(more));
         }
+        ["churn", folder, items, users, d] => churn(Path::new(folder), items, users, number(d)),
         // Run by hand it has nothing to measure.
         _ => eprintln!("driven by benches/index/run.py"),
     }
@@ -53,9 +60,10 @@ fn process_cpu() -> f64 {
     (fields[11].parse::<f64>().expect("ticks") + fields[12].parse::<f64>().expect("ticks")) / 100.0
 }
 
-fn resident() -> f64 {
+/// Bytes of memory: `VmRSS` now, `VmHWM` at most.
+fn resident(which: &str) -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
-    let line = status.lines().find(|l| l.starts_with("VmRSS")).expect("VmRSS");
+    let line = status.lines().find(|l| l.starts_with(which)).expect("a line of status");
     line.split_whitespace().nth(1).expect("kB").parse::<f64>().expect("kB") * 1024.0
 }
 
@@ -125,22 +133,29 @@ fn ingest(folder: &Path, items: &str, norms: &str, d: usize) {
     );
 }
 
-fn ask(folder: &Path, users: &str, songs: &str, d: usize, more: Option<&str>) {
+/// Opens the catalogue and its index, and says what that took.
+fn open(folder: &Path, recall: f32) -> (Store, Index) {
     let store = Store::open(folder).expect("a catalogue");
+    let config = IndexConfig { lists_above: 1, recall, ..IndexConfig::default() };
+    let (empty, started, before) = (resident("VmRSS"), Instant::now(), process_cpu());
+    let index = Index::open(&store, &config).expect("an index");
+    let (seconds, cpu, n) = (started.elapsed().as_secs_f64(), process_cpu() - before, index.len());
+    println!(
+        "{}",
+        json!({"what": "open", "lists": index.has_lists(), "tracks": n, "seconds": seconds, "cpu": cpu,
+            "resident_per_track": (resident("VmRSS") - empty) / n as f64, "peak_per_track": resident("VmHWM") / n as f64,
+            "counted_per_track": index.bytes() as f64 / n as f64})
+    );
+    (store, index)
+}
+
+fn ask(folder: &Path, users: &str, songs: &str, d: usize, more: Option<&str>) {
     let (users, songs) = (read(users), read(songs));
     let users: Vec<&[f32]> = users.chunks_exact(d).collect();
     let songs: Vec<&[f32]> = songs.chunks_exact(d).collect();
-    let config = |recall: f32| IndexConfig { lists_above: 1, recall, ..IndexConfig::default() };
 
-    let (empty, started) = (resident(), Instant::now());
-    let mut index = Index::open(&store, &config(0.99)).expect("an index");
-    let opened = started.elapsed().as_secs_f64();
+    let (mut store, mut index) = open(folder, 0.99);
     let n = index.len();
-    println!(
-        "{}",
-        json!({"what": "open", "lists": index.has_lists(), "tracks": n, "seconds": opened,
-            "resident_per_track": (resident() - empty) / n as f64, "counted_per_track": index.bytes() as f64 / n as f64})
-    );
     if index.is_due() {
         let (started, before) = (Instant::now(), process_cpu());
         index.build(&store, &|_| ()).expect("lists");
@@ -150,15 +165,8 @@ fn ask(folder: &Path, users: &str, songs: &str, d: usize, more: Option<&str>) {
             json!({"what": "build", "tracks": n, "seconds": started.elapsed().as_secs_f64(),
                 "cpu": process_cpu() - before, "disk_per_track": index_bytes as f64 / n as f64})
         );
-        drop(index);
-        let started = Instant::now();
-        index = Index::open(&store, &config(0.99)).expect("an index");
-        println!(
-            "{}",
-            json!({"what": "open", "lists": true, "tracks": n, "seconds": started.elapsed().as_secs_f64(),
-                "resident_per_track": (resident() - empty) / n as f64,
-                "counted_per_track": index.bytes() as f64 / n as f64})
-        );
+        drop((store, index));
+        (store, index) = open(folder, 0.99);
     }
 
     let all = Filter::default();
@@ -167,7 +175,7 @@ fn ask(folder: &Path, users: &str, songs: &str, d: usize, more: Option<&str>) {
         let exact = timed(queries, 1, &|q| index.search_exact(q, K, &all).expect("hits"));
         told(n, who, "exact", 1, exact, Some(1.0));
         let (started, before) = (Instant::now(), process_cpu());
-        let many = index.search_many(queries, K).expect("hits");
+        let many = index.search_many(queries, K, &all).expect("hits");
         assert_eq!(many, truth);
         let each = 1e6 / queries.len() as f64;
         println!(
@@ -200,11 +208,21 @@ fn ask(folder: &Path, users: &str, songs: &str, d: usize, more: Option<&str>) {
         }
     }
 
-    // From all songs down to about one in a thousand.
+    filters(&index, &users);
+    if let Some(more) = more {
+        inserts(store, index, &users, &read(more), d);
+    }
+}
+
+/// From all songs down to about one in a thousand.
+fn filters(index: &Index, users: &[&[f32]]) {
+    let n = index.len();
     let none = Filter::default;
     let of = |language: &str| vec![language.to_string()];
     for (name, filter) in [
         ("1 in 4 (a language)", Filter { languages: of("es"), ..none() }),
+        ("1 in 10 (five years)", Filter { years: Some(1980..=1984), ..none() }),
+        ("1 in 17 (three years)", Filter { years: Some(1980..=1982), ..none() }),
         ("1 in 50 (a year)", Filter { years: Some(1980..=1980), ..none() }),
         ("1 in 200 (both)", Filter { years: Some(1980..=1980), languages: of("es"), ..none() }),
         ("1 in 1600 (a rarer one)", Filter { years: Some(1980..=1980), languages: of("fr"), ..none() }),
@@ -221,20 +239,20 @@ fn ask(folder: &Path, users: &str, songs: &str, d: usize, more: Option<&str>) {
         let times = timed(some, 1, &|q| index.search(q, K, &filter).expect("hits"));
         told(n, "users", &format!("filter: {name}"), 1, times, Some(found as f64 / all.max(1) as f64));
     }
+}
 
-    let Some(more) = more else { return };
-    // Readers ask while the writer commits a thousand new tracks at a time and the index takes them in.
-    let more = read(more);
-    let new: Vec<&[f32]> = more.chunks_exact(d).collect();
+/// Readers ask while the writer commits a thousand new tracks at a time and the index takes them in.
+fn inserts(mut store: Store, index: Index, users: &[&[f32]], new: &[f32], d: usize) {
+    let (n, all) = (index.len(), Filter::default());
+    let new: Vec<&[f32]> = new.chunks_exact(d).collect();
     let shared = RwLock::new(index);
-    let mut store = store;
     let half = new.len() / 2;
     for threads in [1, 2] {
         let stop = AtomicBool::new(false);
         let (times, per_second) = std::thread::scope(|scope| {
             let readers: Vec<_> = (0..threads)
                 .map(|t| {
-                    let (shared, stop, users, all) = (&shared, &stop, &users, &all);
+                    let (shared, stop, all) = (&shared, &stop, &all);
                     scope.spawn(move || {
                         let mut times = Vec::new();
                         for query in users.iter().cycle().skip(t * 37) {
@@ -262,6 +280,72 @@ fn ask(folder: &Path, users: &str, songs: &str, d: usize, more: Option<&str>) {
         told(n, "users", "lists, recall 0.99, while inserts run", threads, times, None);
         println!("{}", json!({"what": "insert", "tracks": n, "readers": threads, "per_second": per_second}));
     }
+}
+
+/// Ten times as many changes as there are tracks, nine in ten of them replacements, while their styles move away from those
+/// that the cells were learned from; the cells are learned anew beside it, where that is due.
+fn churn(folder: &Path, items: &str, users: &str, d: usize) {
+    const TRACKS: usize = 50_000;
+    const ROUNDS: usize = 50;
+    let (items, users) = (read(items), read(users));
+    let items: Vec<&[f32]> = items.chunks_exact(d).collect();
+    let moved = |vector: &[f32], round: usize| -> Vec<f32> {
+        // Towards one direction, up to a length of one: half of what a track is then.
+        let drift = round as f32 / ROUNDS as f32;
+        let vector: Vec<f32> =
+            vector.iter().enumerate().map(|(j, x)| x + if j == d / 2 { drift } else { 0.0 }).collect();
+        let length = vector.iter().map(|x| x * x).sum::<f32>().sqrt();
+        vector.iter().map(|x| x / length).collect()
+    };
+    let mut store = Store::open(folder).expect("a catalogue");
+    let space = SpaceRow { id: SpaceId::named("bench"), dimensions: d, description: "{}".into() };
+    store.set_space(&space).expect("a space");
+    for first in (0..TRACKS).step_by(BATCH) {
+        store.commit(&(first..first + BATCH).map(|i| track(i, items[i], 0.5)).collect::<Vec<_>>()).expect("a commit");
+    }
+    let config = IndexConfig { lists_above: 1, ..IndexConfig::default() };
+    let mut index = Index::open(&store, &config).expect("an index");
+    index.build(&store, &|_| ()).expect("lists");
+    let (started, before) = (Instant::now(), process_cpu());
+    let (mut next, mut lowest, mut all) = (TRACKS, [1.0f64; 2], [0.0; 2]);
+    for round in 1..=ROUNDS {
+        let batch: Vec<Change> = (0..BATCH)
+            .map(|i| {
+                next += 1;
+                // A new track in ten; else one that is there, a prime's multiples apart.
+                let number = if i % 10 == 0 { next } else { next * 7919 % TRACKS };
+                track(number, &moved(items[next], round), 0.5)
+            })
+            .collect();
+        for some in batch.chunks(1000) {
+            store.commit(some).expect("a commit");
+            index.refresh(&store).expect("a refresh");
+            index.build_in_background();
+        }
+        let songs: Vec<Vec<f32>> = (0..250).map(|i| moved(items[items.len() - 1 - i], round)).collect();
+        let songs: Vec<&[f32]> = songs.iter().map(Vec::as_slice).collect();
+        let users: Vec<Vec<f32>> = users.chunks_exact(d).take(250).map(|user| moved(user, round)).collect();
+        let users: Vec<&[f32]> = users.iter().map(Vec::as_slice).collect();
+        for (which, queries) in [users, songs].into_iter().enumerate() {
+            let truth = index.search_many(&queries, K, &Filter::default()).expect("hits");
+            let found = queries.iter().zip(&truth).map(|(query, truth)| {
+                let hits = match which {
+                    0 => index.search(query, K, &Filter::default()),
+                    _ => index.search_similar(query, K, &Filter::default()),
+                };
+                hits.expect("hits").iter().filter(|hit| truth.contains(hit)).count()
+            });
+            let recall = found.sum::<usize>() as f64 / (K * queries.len()) as f64;
+            lowest[which] = lowest[which].min(recall);
+            all[which] += recall / ROUNDS as f64;
+        }
+    }
+    println!(
+        "{}",
+        json!({"what": "churn", "tracks": TRACKS, "changes": ROUNDS * BATCH, "now": index.len(), "users": all[0],
+            "users_lowest": lowest[0], "songs": all[1], "songs_lowest": lowest[1], "seconds": started.elapsed().as_secs_f64(),
+            "cpu": process_cpu() - before})
+    );
 }
 
 /// Microseconds of the thread, and of the wall.

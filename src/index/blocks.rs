@@ -92,20 +92,9 @@ impl Blocks {
     /// Replaces the vector at a position.
     pub fn write(&mut self, position: usize, vector: &[f32]) {
         let (block, lane) = (position / LANES, position % LANES);
-        let largest = vector.iter().fold(0.0f32, |m, x| m.max(x.abs()));
-        // A vector of tiny numbers keeps a scale that is not zero, so that its error has a bound in it.
-        let scale = (largest / 127.0).max(f32::MIN_POSITIVE);
-        let mut error = 0.0f64;
         let pairs = self.pairs();
-        let codes = &mut self.codes[block * pairs..][..pairs];
-        for (i, x) in vector.iter().enumerate() {
-            let code = (x / scale).round().clamp(-127.0, 127.0);
-            codes[i / 2][2 * lane + i % 2] = code as i8;
-            error += (f64::from(*x) - f64::from(code) * f64::from(scale)).powi(2);
-        }
+        let (scale, ratio) = dispatch(Code { vector, lane, codes: &mut self.codes[block * pairs..][..pairs] });
         self.scales[block][lane] = scale;
-        // A little more than it is, for the rounding of this number itself.
-        let ratio = (error.sqrt() / f64::from(scale)) as f32 * 1.000_001;
         self.ratios[block] = self.ratios[block].max(ratio);
     }
 
@@ -231,6 +220,52 @@ impl CodedTogether {
             (together.step[j], together.norm[j], together.rest[j]) = (coded.step, coded.norm, coded.rest);
         }
         together
+    }
+}
+
+/// Writes c of a vector into its lane, and returns s and ‖x - x̂‖/s.
+struct Code<'a> {
+    vector: &'a [f32],
+    lane: usize,
+    codes: &'a mut [Pair],
+}
+
+impl Work for Code<'_> {
+    type Output = (f32, f32);
+
+    #[inline(always)]
+    fn run<E: Engine>(self, _: E) -> (f32, f32) {
+        let Code { vector, lane, codes } = self;
+        let eights = || {
+            vector.chunks(8).map(|some| {
+                let mut eight = [0.0f32; 8];
+                eight[..some.len()].copy_from_slice(some);
+                eight
+            })
+        };
+        let mut largest = [0.0f32; 8];
+        for eight in eights() {
+            largest.iter_mut().zip(eight).for_each(|(m, x)| *m = m.max(x.abs()));
+        }
+        let largest = largest.into_iter().fold(0.0, f32::max);
+        // A vector of tiny numbers keeps a scale that is not zero, so that its error has a bound in it.
+        let scale = (largest / 127.0).max(f32::MIN_POSITIVE);
+        let inverse = 1.0 / scale;
+        let mut errors = [0.0f64; 8];
+        for (eight, pairs) in eights().zip(codes.chunks_mut(4)) {
+            let mut code = [0i32; 8];
+            for i in 0..8 {
+                let scaled = eight[i] * inverse;
+                code[i] = ((scaled + 0.5f32.copysign(scaled)) as i32).clamp(-127, 127);
+                errors[i] += (f64::from(eight[i]) - f64::from(code[i]) * f64::from(scale)).powi(2);
+            }
+            for (pair, two) in pairs.iter_mut().zip(code.as_chunks::<2>().0) {
+                (pair[2 * lane], pair[2 * lane + 1]) = (two[0] as i8, two[1] as i8);
+            }
+        }
+        // A little more than it is, for the rounding of this number itself.
+        let ratio = (errors.iter().sum::<f64>().sqrt() / f64::from(scale)) as f32 * 1.000_001;
+        (scale, ratio)
     }
 }
 

@@ -20,6 +20,35 @@ pub(super) struct Cells {
     codes: Blocks,
 }
 
+/// Lists, the nearest first; no more of them are sorted than are asked for.
+pub(super) struct Nearest {
+    scores: Vec<f32>,
+    order: Vec<u32>,
+    sorted: usize,
+    next: usize,
+}
+
+impl Iterator for Nearest {
+    type Item = (u32, f32);
+
+    fn next(&mut self) -> Option<(u32, f32)> {
+        if self.next == self.sorted {
+            let rest = &mut self.order[self.sorted..];
+            let n = rest.len().min(self.sorted.max(64));
+            let by_score =
+                |a: &u32, b: &u32| self.scores[*b as usize].total_cmp(&self.scores[*a as usize]).then(a.cmp(b));
+            if n < rest.len() {
+                rest.select_nth_unstable_by(n, by_score);
+            }
+            rest[..n].sort_unstable_by(by_score);
+            self.sorted += n;
+        }
+        let list = *self.order.get(self.next)?;
+        self.next += 1;
+        Some((list, self.scores[list as usize]))
+    }
+}
+
 impl Cells {
     /// Of centroids `[lists][d]`.
     pub fn of(dimensions: usize, centroids: Vec<f32>) -> Cells {
@@ -88,19 +117,12 @@ impl Cells {
             .collect()
     }
 
-    /// The `n` lists whose centroids are nearest to the query, the nearest first.
-    pub fn nearest_lists(&self, query: &Coded, n: usize) -> Vec<u32> {
+    /// The lists and the inner products of their centroids with the query, the nearest first.
+    pub fn nearest_lists(&self, query: &Coded) -> Nearest {
         let mut scores = Vec::with_capacity(self.len() + TOGETHER);
         self.codes.approximate(query, &mut scores);
-        let mut order: Vec<u32> = (0..scores.len() as u32).collect();
-        let n = n.min(order.len());
-        let by_score = |a: &u32, b: &u32| scores[*b as usize].total_cmp(&scores[*a as usize]).then(a.cmp(b));
-        if n > 0 && n < order.len() {
-            order.select_nth_unstable_by(n - 1, by_score);
-        }
-        order.truncate(n);
-        order.sort_unstable_by(by_score);
-        order
+        let order = (0..scores.len() as u32).collect();
+        Nearest { scores, order, sorted: 0, next: 0 }
     }
 
     pub fn bytes(&self) -> usize {
@@ -113,6 +135,7 @@ mod tests {
     use super::*;
     use crate::linalg::dot;
     use rand::Rng;
+    use std::collections::HashSet;
 
     fn unit_vectors(rng: &mut impl Rng, n: usize, d: usize) -> Vec<f32> {
         (0..n)
@@ -145,15 +168,14 @@ mod tests {
     fn lists_come_nearest_first_and_odd_counts_are_no_fault() {
         let mut rng = ChaCha8Rng::seed_from_u64(2);
         let d = 8;
-        let cells = Cells::of(d, unit_vectors(&mut rng, 37, d));
+        let cells = Cells::of(d, unit_vectors(&mut rng, 370, d));
         let query = &unit_vectors(&mut rng, 1, d)[..];
-        let all = cells.nearest_lists(&Coded::new(query), 100);
-        let score = |list: &u32| dot(query, &cells.centroids()[*list as usize * d..][..d]);
-        assert_eq!(all.len(), 37);
+        let all: Vec<(u32, f32)> = cells.nearest_lists(&Coded::new(query)).collect();
+        let score = |list: u32| dot(query, &cells.centroids()[list as usize * d..][..d]);
+        assert_eq!(all.iter().map(|(list, _)| list).collect::<HashSet<_>>().len(), 370);
         // Codes of 8 bits put neighbours in another order only where they hardly differ.
-        assert!(all.windows(2).all(|pair| score(&pair[0]) >= score(&pair[1]) - 0.02));
-        assert_eq!(cells.nearest_lists(&Coded::new(query), 5), all[..5]);
-        assert!(cells.nearest_lists(&Coded::new(query), 0).is_empty());
+        assert!(all.windows(2).all(|pair| pair[0].1 >= pair[1].1));
+        assert!(all.iter().all(|(list, near)| (score(*list) - near).abs() < 0.02));
         assert_eq!(Cells::train(d, &unit_vectors(&mut rng, 3, d), 10).len(), 3);
     }
 }

@@ -56,18 +56,27 @@ pub(super) struct Ready<'a> {
 
 impl Ready<'_> {
     pub fn keeps(&self, key: u64, facts: &Facts) -> bool {
-        (self.classes.is_empty() || self.classes[facts.class as usize])
-            && !self.filter.without.contains(&key)
-            && !(facts.artist != 0 && self.artists.contains(&facts.artist))
+        (self.classes.is_empty() || self.classes[facts.class as usize]) && self.keeps_of_class(key, facts)
+    }
+
+    /// Of a song whose class is let through; without artists to leave out, its facts are not even read.
+    pub fn keeps_of_class(&self, key: u64, facts: &Facts) -> bool {
+        !self.filter.without.contains(&key)
+            && (self.artists.is_empty() || facts.artist == 0 || !self.artists.contains(&facts.artist))
+    }
+
+    /// Whether some classes are left out, so that [`Classes::keys`] are what may be let through.
+    pub fn is_by_class(&self) -> bool {
+        !self.classes.is_empty()
+    }
+
+    /// Whether songs are left out for what they are, as all of a style may be.
+    pub fn is_about_songs(&self) -> bool {
+        self.is_by_class() || !self.artists.is_empty()
     }
 
     pub fn per_artist(&self) -> usize {
         self.filter.per_artist.unwrap_or(usize::MAX)
-    }
-
-    /// Keys that may be taken out besides those of other classes.
-    pub fn named(&self) -> usize {
-        self.filter.without.len()
     }
 }
 

@@ -9,6 +9,7 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::artefact::{atomic_write, file_hash};
@@ -110,11 +111,11 @@ pub(super) struct Reading {
     file: File,
     expected: String,
     hasher: blake3::Hasher,
-    /// What is in the file beyond `next`.
+    /// What is in the file beyond `piece`, of which `at` bytes were taken.
     beyond: u64,
     piece: Vec<u8>,
-    /// So much of the piece was taken.
     at: usize,
+    /// The room for the next piece.
     next: Vec<u8>,
 }
 
@@ -139,7 +140,7 @@ pub(super) fn read(
         // A new one was published in between, and the old one is gone.
         (opened, manifest) = (open(&folder, &newer), newer);
     }
-    let (path, file) = opened?;
+    let (path, mut file) = opened?;
     let of = &manifest.origin;
     if of.catalogue != identity || of.dimensions != dimensions || of.seq > last_seq {
         return Err(Error::mismatch(
@@ -148,83 +149,81 @@ pub(super) fn read(
             format!("catalogue {}, {} dimensions, seq {}", of.catalogue, of.dimensions, of.seq),
         ));
     }
-    let mut reading = Reading {
+    let mut piece = vec![0; manifest.bytes.min(PIECE as u64) as usize];
+    file.read_exact(&mut piece).map_err(Error::io(&path))?;
+    Ok(Some(Reading {
         path,
+        beyond: manifest.bytes - piece.len() as u64,
         origin: manifest.origin,
         file,
         expected: manifest.blake3,
         hasher: blake3::Hasher::new(),
-        beyond: manifest.bytes,
-        piece: Vec::new(),
+        piece,
         at: 0,
         next: Vec::new(),
-    };
-    // Twice: now the first piece is there, and the second one to come.
-    reading.advance()?;
-    reading.advance()?;
-    Ok(Some(reading))
+    }))
 }
 
 impl Reading {
     /// Bytes that were not taken yet.
     pub fn left(&self) -> u64 {
-        self.beyond + (self.piece.len() - self.at + self.next.len()) as u64
+        self.beyond + (self.piece.len() - self.at) as u64
     }
 
     /// The next `n` numbers, of `N` bytes each.
     ///
     /// # Errors
     /// Where there are fewer; nothing is allocated for them then.
-    pub fn numbers<const N: usize, T>(&mut self, n: usize, of: impl Fn([u8; N]) -> T) -> Result<Vec<T>> {
+    pub fn numbers<const N: usize, T>(&mut self, n: usize, of: impl Fn([u8; N]) -> T + Sync) -> Result<Vec<T>>
+    where
+        T: Clone + Default + Send,
+    {
         let bytes = n as u128 * N as u128;
         if bytes > u128::from(self.left()) {
             return Err(Error::format(&self.path, format!("{bytes} bytes more"), format!("{} bytes", self.left())));
         }
-        let mut numbers = Vec::with_capacity(n);
-        while numbers.len() < n {
-            if self.at == self.piece.len() {
-                self.advance()?;
+        // Memory that was never touched is touched by all cores: that costs more than the copying.
+        let mut numbers = vec![T::default(); n];
+        let mut rest = &mut numbers[..];
+        while !rest.is_empty() {
+            let Reading { path, file, hasher, beyond, piece, at, next, .. } = self;
+            let from = piece[*at..].as_chunks::<N>().0;
+            let (to, later) = rest.split_at_mut(from.len().min(rest.len()));
+            if to.is_empty() {
+                return Err(Error::format(path, format!("numbers of {N} bytes"), "a part of one"));
             }
-            let (whole, rest) = self.piece[self.at..].as_chunks::<N>();
-            let whole = &whole[..whole.len().min(n - numbers.len())];
-            if whole.is_empty() {
-                return Err(Error::format(&self.path, format!("numbers of {N} bytes"), format!("{}", rest.len())));
+            (*at, rest) = (*at + N * to.len(), later);
+            let half = to.len().div_ceil(2);
+            let halves = to.par_chunks_mut(half).zip(from.par_chunks(half));
+            let copy = || halves.for_each(|(to, from)| to.iter_mut().zip(from).for_each(|(to, from)| *to = of(*from)));
+            if *at < piece.len() {
+                copy();
+                continue;
             }
-            numbers.extend(whole.iter().map(|bytes| of(*bytes)));
-            self.at += N * whole.len();
+            // The next piece is read while this one is hashed.
+            next.resize((*beyond).min(PIECE as u64) as usize, 0);
+            let hash = || {
+                hasher.update(piece);
+            };
+            let (read, _) = rayon::join(|| file.read_exact(next), || rayon::join(hash, copy));
+            read.map_err(Error::io(path))?;
+            (*beyond, *at) = (*beyond - next.len() as u64, 0);
+            std::mem::swap(piece, next);
         }
         Ok(numbers)
     }
 
     /// # Errors
     /// Where something is left, or the hash of all is not that of what was written.
-    pub fn finish(mut self) -> Result<()> {
+    pub fn finish(self) -> Result<()> {
         if self.left() > 0 {
             return Err(Error::format(&self.path, "its end", format!("{} bytes more", self.left())));
         }
-        self.advance()?;
         let hash = self.hasher.finalize().to_hex().to_string();
         match hash == self.expected {
             true => Ok(()),
             false => Err(Error::format(&self.path, format!("BLAKE3 {}", self.expected), hash)),
         }
-    }
-
-    /// On to the next piece: the one after it is read while this one is hashed.
-    fn advance(&mut self) -> Result<()> {
-        let Reading { file, hasher, beyond, piece, next, .. } = self;
-        std::mem::swap(piece, next);
-        let length = (*beyond).min(PIECE as u64) as usize;
-        next.resize(length, 0);
-        let (read, ()) = rayon::join(
-            || file.read_exact(next),
-            || {
-                hasher.update(piece);
-            },
-        );
-        read.map_err(Error::io(&self.path))?;
-        (*beyond, self.at) = (*beyond - length as u64, 0);
-        Ok(())
     }
 }
 

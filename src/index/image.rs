@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! u64 songs, u64 cells, u64 bytes of the classes, u64 songs that the cells were learned from, u64 changes since
-//! u64 probes of listeners, u64 probes of songs, f32 recall, u32 0
+//! f32 gap, gap with a filter, and songs of a listener's probe; the same of a song's; f32 recall, u32 0
 //! u64 key [songs]     u64 artist [songs]     f32 norm, u32 plays, u32 class: each [songs]
 //! f32 vectors [songs][d]     u32 songs of each list [cells]     f32 centroids [cells][d]     classes, in JSON
 //! ```
@@ -16,7 +16,7 @@ use std::path::Path;
 use super::cells::Cells;
 use super::facts::{Classes, Facts};
 use super::generation::{self, Origin, Reading};
-use super::lists::Probes;
+use super::lists::{Probe, Probes};
 use super::vectors::Vectors;
 use crate::error::{Error, Result};
 
@@ -45,16 +45,18 @@ pub(super) fn publish(
     [learned_from, changed]: [usize; 2],
 ) -> Result<()> {
     let cells = songs.cells().filter(|_| probes.is_some());
-    let probes = probes.unwrap_or(Probes { listeners: 0, songs: 0, recall: 0.0 });
+    let probed = probes.map_or([0.0; 7], |Probes { listeners: a, songs: b, recall }| {
+        [a.gap, a.filtered, a.songs, b.gap, b.filtered, b.songs, recall]
+    });
     let classes = classes.to_json();
     let counts: Vec<u32> = songs.list_lengths().collect();
     let origin = Origin { seq, catalogue: identity.into(), dimensions: songs.dimensions(), songs: songs.len() };
     generation::publish(folder, KIND, origin, |out| {
         let lists = cells.map_or(0, Cells::len);
-        for number in [songs.len(), lists, classes.len(), learned_from, changed, probes.listeners, probes.songs] {
+        for number in [songs.len(), lists, classes.len(), learned_from, changed] {
             out.write_all(&(number as u64).to_le_bytes())?;
         }
-        out.write_all(&probes.recall.to_le_bytes())?;
+        probed.iter().try_for_each(|x| out.write_all(&x.to_le_bytes()))?;
         out.write_all(&[0; 4])?;
         songs.in_lists().try_for_each(|(key, ..)| out.write_all(&key.to_le_bytes()))?;
         songs.in_lists().try_for_each(|(.., facts)| out.write_all(&facts.artist.to_le_bytes()))?;
@@ -90,12 +92,13 @@ fn read(mut from: Reading, d: usize) -> Result<Image> {
     let path = from.path.clone();
     let odd = |what: &str| Error::format(&path, "an image of songs", what);
     let (word, half, real) = (u64::from_le_bytes, u32::from_le_bytes, f32::from_le_bytes);
-    let head = from.numbers(7, word)?;
-    let recall = from.numbers(2, real)?[0];
+    let head = from.numbers(5, word)?;
+    let probed = from.numbers(8, real)?;
     let size = |i: usize| usize::try_from(head[i]).map_err(|_| odd(&format!("a number of {}", head[i])));
     let (n, lists, classes) = (size(0)?, size(1)?, size(2)?);
     let (learned_from, changed) = (size(3)?, size(4)?);
-    let probes = Probes { listeners: size(5)?, songs: size(6)?, recall };
+    let probe = |i: usize| Probe { gap: probed[i], filtered: probed[i + 1], songs: probed[i + 2] };
+    let probes = Probes { listeners: probe(0), songs: probe(3), recall: probed[6] };
     // The sizes are not believed before the hash; this bounds what is allocated by the length of the file.
     let (n128, d128, lists128) = (n as u128, d as u128, lists as u128);
     let expected = n128 * (28 + 4 * d128) + lists128 * (4 + 4 * d128) + classes as u128;
@@ -134,6 +137,11 @@ mod tests {
     use rand_chacha::ChaCha8Rng;
 
     const D: usize = 3;
+    const PROBES: Probes = Probes {
+        listeners: Probe { gap: 0.25, filtered: 0.5, songs: 30.0 },
+        songs: Probe { gap: f32::INFINITY, filtered: f32::INFINITY, songs: 40.0 },
+        recall: 0.9,
+    };
 
     fn songs(n: u64, cells: Option<Cells>) -> (Vectors<Facts>, Classes) {
         let mut rng = ChaCha8Rng::seed_from_u64(1);
@@ -160,7 +168,7 @@ mod tests {
 
     #[test]
     fn what_is_written_is_what_is_read() {
-        let probes = Probes { listeners: 2, songs: 1, recall: 0.9 };
+        let probes = PROBES;
         let of_cells = || Cells::of(D, vec![1.0, 0.0, 0.0, 0.0, 1.0, 0.0, -1.0, 0.0, 0.0, 0.0, 0.0, 1.0]);
         for (n, cells) in [(0, None), (1, None), (100, None), (1, Some(of_cells())), (100, Some(of_cells()))] {
             let dir = tempfile::tempdir().unwrap();
@@ -191,8 +199,7 @@ mod tests {
     fn an_image_that_does_not_fit_together_is_refused_before_it_is_allocated() {
         let dir = tempfile::tempdir().unwrap();
         let (songs, classes) = songs(40, Some(Cells::of(D, vec![1.0, 0.0, 0.0, 0.0, 1.0, 0.0])));
-        let probes = Probes { listeners: 2, songs: 1, recall: 0.9 };
-        publish(dir.path(), "c", 5, &songs, &classes, Some(probes), [40, 0]).unwrap();
+        publish(dir.path(), "c", 5, &songs, &classes, Some(PROBES), [40, 0]).unwrap();
         let file = dir.path().join("index/image-5.bin");
         let whole = std::fs::read(&file).unwrap();
         let faulty = |at: usize, bytes: &[u8]| {
@@ -207,7 +214,7 @@ mod tests {
         for word in [0, 8, 16] {
             assert!(faulty(word, &huge).is_some() && faulty(word, &(1u64 << 40).to_le_bytes()).is_some(), "{word}");
         }
-        let (keys, class, rows) = (64, 64 + 40 * 24, 64 + 40 * 28);
+        let (keys, class, rows) = (72, 72 + 40 * 24, 72 + 40 * 28);
         let counts = rows + 40 * 4 * D;
         for (at, bytes, says) in [
             (keys + 8, &whole[keys..keys + 8], "twice"),

@@ -35,6 +35,14 @@ pub(super) enum Partition {
     Norms,
 }
 
+/// What a search of the nearest lists would find, depending on how far it looks.
+pub(super) struct Trace {
+    /// For each of the answers, the gap from which on it is found.
+    pub gaps: Vec<f32>,
+    /// For each list, the gap from which on it is looked into, and the songs in it and in those before.
+    pub lists: Vec<(f32, usize)>,
+}
+
 /// Norms of one list differ by at most a sixteenth: it is named by the exponent and four bits of the mantissa.
 const NORM_BITS: u32 = 19;
 
@@ -81,7 +89,12 @@ impl<T> Vectors<T> {
         let n = keys.len();
         let lists = cells.as_ref().map_or(1, Cells::len);
         let counted: u64 = counts.iter().map(|count| u64::from(*count)).sum();
-        if counts.len() != lists || counted != n as u64 || rows.len() != n * dimensions || beside.len() != n {
+        if u32::try_from(n).is_err()
+            || counts.len() != lists
+            || counted != n as u64
+            || rows.len() != n * dimensions
+            || beside.len() != n
+        {
             let found = format!("{counted} in {}, {} numbers, {} facts", counts.len(), rows.len(), beside.len());
             return Err(Error::mismatch("lists and their songs", format!("{n} songs in {lists} lists"), found));
         }
@@ -287,9 +300,8 @@ impl<T> Vectors<T> {
             Partition::One => self.scan_list(0, query, &coded, keep, group, best),
             // The nearest lists first: the threshold that they leave lets hardly anything through in the others.
             Partition::Cells(cells) => {
-                let near = cells.nearest_lists(&coded, self.lists.len().div_ceil(64));
                 let mut seen = vec![false; self.lists.len()];
-                for list in near {
+                for (list, _) in cells.nearest_lists(&coded).take(self.lists.len().div_ceil(64)) {
                     seen[list as usize] = true;
                     self.scan_list(list as usize, query, &coded, keep, group, best);
                 }
@@ -320,34 +332,76 @@ impl<T> Vectors<T> {
         group: &dyn Fn(&T) -> u64,
         best: &mut Best,
     ) {
-        for slot in keys.filter_map(|key| self.slots.get(key)) {
-            self.consider(slot, query, keep, group, best);
+        for (key, slot) in keys.filter_map(|key| Some((key, self.slots.get(key)?))) {
+            self.consider(key, slot, query, keep, group, best);
         }
     }
 
-    /// As [`Vectors::scan`], in the `probes` nearest lists only.
+    /// As [`Vectors::scan`] of unit vectors, in the lists whose centroids are near enough to the query: at an angle no more
+    /// than `gap` (radians) wider than that of the worst of the best so far. Without an end to the gap, in all.
     pub(super) fn probe(
         &self,
         query: &[f32],
-        probes: usize,
+        gap: f32,
         keep: &dyn Fn(u64, &T) -> bool,
         group: &dyn Fn(&T) -> u64,
         best: &mut Best,
     ) {
-        match &self.partition {
-            Partition::Cells(cells) if probes < cells.len() => {
-                let coded = Coded::new(query);
-                for list in cells.nearest_lists(&coded, probes) {
-                    self.scan_list(list as usize, query, &coded, keep, group, best);
-                }
+        let (Partition::Cells(cells), true) = (&self.partition, gap < f32::INFINITY) else {
+            return self.scan(query, keep, group, best);
+        };
+        let (coded, length) = (Coded::new(query), norm(query).max(f32::MIN_POSITIVE));
+        for (list, score) in cells.nearest_lists(&coded) {
+            if wider(score / length, best.threshold() / length) > gap {
+                break;
             }
-            _ => self.scan(query, keep, group, best),
+            self.scan_list(list as usize, query, &coded, keep, group, best);
         }
     }
 
-    /// The number of lists.
-    pub(super) fn lists(&self) -> usize {
-        self.lists.len()
+    /// Which lists are the share of all that is nearest to `middle`.
+    pub(super) fn region(&self, middle: &[f32], share: f64) -> Vec<bool> {
+        let mut among = vec![false; self.lists.len()];
+        if let Partition::Cells(cells) = &self.partition {
+            let n = (share * self.lists.len() as f64).ceil() as usize;
+            cells.nearest_lists(&Coded::new(middle)).take(n).for_each(|(list, _)| among[list as usize] = true);
+        }
+        among
+    }
+
+    /// As [`Vectors::search`], of the songs in these lists.
+    pub(super) fn search_region(&self, query: &[f32], k: usize, among: &[bool]) -> Vec<Hit> {
+        let (mut best, coded) = (Best::new(k), Coded::new(query));
+        for list in (0..self.lists.len()).filter(|list| among[*list]) {
+            self.scan_list(list, query, &coded, &|_, _| true, &|_| 0, &mut best);
+        }
+        best.into_sorted()
+    }
+
+    /// What [`Vectors::probe`] does, list after list, as far as it takes to find the nearest, `truth`, where a filter lets
+    /// nothing through that is not `among` these lists.
+    pub(super) fn trace(&self, query: &[f32], truth: &[Hit], among: &[bool]) -> Trace {
+        let mut trace = Trace { gaps: Vec::with_capacity(truth.len()), lists: Vec::new() };
+        let (mut best, mut seen) = (Best::new(truth.len()), 0);
+        let Partition::Cells(cells) = &self.partition else { return trace };
+        let (coded, length) = (Coded::new(query), norm(query).max(f32::MIN_POSITIVE));
+        let mut missing: Vec<u32> =
+            truth.iter().filter_map(|hit| Some(self.places[self.slots.get(hit.key)? as usize].0)).collect();
+        for (list, score) in cells.nearest_lists(&coded) {
+            if missing.is_empty() {
+                break;
+            }
+            let gap = wider(score / length, best.threshold() / length);
+            let before = missing.len();
+            missing.retain(|of| *of != list);
+            trace.gaps.extend(std::iter::repeat_n(gap, before - missing.len()));
+            if among[list as usize] {
+                self.scan_list(list as usize, query, &coded, &|_, _| true, &|_| 0, &mut best);
+            }
+            seen += self.lists[list as usize].len();
+            trace.lists.push((gap, seen));
+        }
+        trace
     }
 
     pub(super) fn cells(&self) -> Option<&Cells> {
@@ -386,7 +440,7 @@ impl<T> Vectors<T> {
             found.clear();
             blocks.reach(coded, best.threshold(), start..end, &mut found);
             for &slot in &found {
-                self.consider(slot, query, keep, group, best);
+                self.consider(self.keys[slot as usize], slot, query, keep, group, best);
             }
             (start, step) = (end, (2 * step).min(MOST_BLOCKS));
         }
@@ -394,13 +448,14 @@ impl<T> Vectors<T> {
 
     fn consider(
         &self,
+        key: u64,
         slot: u32,
         query: &[f32],
         keep: &dyn Fn(u64, &T) -> bool,
         group: &dyn Fn(&T) -> u64,
         best: &mut Best,
     ) {
-        let (key, beside) = (self.keys[slot as usize], &self.beside[slot as usize]);
+        let beside = &self.beside[slot as usize];
         if keep(key, beside) {
             let score = dot(query, self.row(slot));
             if score >= best.threshold() {
@@ -419,11 +474,23 @@ impl<T> Vectors<T> {
         k: usize,
         keep: &dyn Fn(usize, u64, &T) -> bool,
     ) -> Result<Vec<Vec<Hit>>> {
+        self.scan_many(queries, &|| Best::new(k), keep, &|_| 0)
+    }
+
+    /// As [`Vectors::scan`], for many queries.
+    pub(super) fn scan_many(
+        &self,
+        queries: &[&[f32]],
+        best: &dyn Fn() -> Best,
+        keep: &dyn Fn(usize, u64, &T) -> bool,
+        of: &dyn Fn(&T) -> u64,
+    ) -> Result<Vec<Vec<Hit>>> {
         let mut answers = Vec::with_capacity(queries.len());
         for (group, eight) in queries.chunks(TOGETHER).enumerate() {
             eight.iter().try_for_each(|query| check(self.dimensions, query))?;
             let coded = CodedTogether::new(self.dimensions, eight.iter().copied());
-            let mut best: [Best; TOGETHER] = std::array::from_fn(|j| Best::new(if j < eight.len() { k } else { 0 }));
+            let mut best: [Best; TOGETHER] =
+                std::array::from_fn(|j| if j < eight.len() { best() } else { Best::new(0) });
             let mut found: [Vec<u32>; TOGETHER] = Default::default();
             let mut step = FIRST_BLOCKS;
             for blocks in &self.lists {
@@ -435,7 +502,7 @@ impl<T> Vectors<T> {
                     for (j, query) in eight.iter().enumerate() {
                         for slot in found[j].drain(..) {
                             let keep = |key, beside: &T| keep(group * TOGETHER + j, key, beside);
-                            self.consider(slot, query, &keep, &|_| 0, &mut best[j]);
+                            self.consider(self.keys[slot as usize], slot, query, &keep, of, &mut best[j]);
                         }
                     }
                     (start, step) = (end, (2 * step).min(MOST_BLOCKS));
@@ -444,6 +511,15 @@ impl<T> Vectors<T> {
             answers.extend(best.into_iter().take(eight.len()).map(Best::into_sorted));
         }
         Ok(answers)
+    }
+}
+
+/// By how much the angle whose cosine is `one` is wider than that of `other`, in radians; of none to compare with, by
+/// minus infinity.
+fn wider(one: f32, other: f32) -> f32 {
+    match other {
+        f32::NEG_INFINITY => f32::NEG_INFINITY,
+        _ => one.clamp(-1.0, 1.0).acos() - other.clamp(-1.0, 1.0).acos(),
     }
 }
 
