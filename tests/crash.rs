@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::time::Duration;
 
-use common::verbs::{Contents, Small, VERBS, Verb, acknowledged, copy_folder, number_from_environment};
+use common::verbs::{Contents, Small, Verb, acknowledged, copy_folder, number_from_environment, verbs};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -59,8 +59,7 @@ fn kill_once(small: &Small, case: &Case, catalogue: &str, rng: &mut ChaCha8Rng, 
 fn kills_at_random_moments_lose_nothing_and_a_rerun_completes_the_work() {
     let wanted = number_from_environment("DEBUT_TEST_KILLS", 20);
     let small = Small::new();
-    let cases: Vec<Case> = VERBS
-        .iter()
+    let cases: Vec<Case> = verbs()
         .map(|verb| {
             let (before, after, takes) = small.undisturbed(verb);
             small.prepare(verb, &prepared(verb));

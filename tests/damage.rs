@@ -187,8 +187,8 @@ fn tiny() -> EncoderConfig {
     EncoderConfig {
         mel_bands: 8,
         frames: 119,
-        channels: [8, 8, 12, 12].into(),
-        dense: [24, 24].into(),
+        channels: [8, 8, 12, 12],
+        dense: [24, 24],
         dimensions: 5,
         ..EncoderConfig::default()
     }
@@ -214,8 +214,8 @@ fn cache(folder: &Path) -> debut::Result<SpectrogramCache> {
 }
 
 fn read_spectrograms(small: &Small, folder: &Path, answers: &mut Answers) {
-    let entry = walkdir::WalkDir::new(folder).into_iter().map(|e| e.unwrap().into_path());
-    let file = entry.filter(|path| path.extension().is_some_and(|e| e == "mel")).next().unwrap();
+    let mut files = walkdir::WalkDir::new(folder).into_iter().map(|entry| entry.unwrap().into_path());
+    let file = files.find(|path| path.extension().is_some_and(|e| e == "mel")).unwrap();
     let key = debut::audio::CachedKey { content: file.file_stem().unwrap().to_string_lossy().into_owned(), file };
     let raw = |array: Array3<f32>| array.into_raw_vec_and_offset().0;
     answers.ask("load", || Ok(digest(&(raw(cache(folder)?.load(&key)?), cache(folder)?.about(&key)?))));
@@ -327,7 +327,7 @@ fn kinds(small: &Small, worker: &mut Worker) -> Vec<Kind> {
     kind("catalogue.sqlite below a log", "log", "catalogue", &ends(".sqlite"), &states);
     kind("catalogue.sqlite-shm", "log", "catalogue", &ends("-shm"), &states);
     kind("writer.lock", "catalogue", "catalogue", &ends(".lock"), &[]);
-    kind("index: lists, graph", "index", "index", &ends(".bin"), &[]);
+    kind("index: image, graph", "index", "index", &ends(".bin"), &[]);
     kind("index: manifests", "index", "index", &ends(".json"), &[]);
     kind("model: weights", "model", "model", &ends(".safetensors"), &[]);
     kind("model: model.toml", "model", "model", &ends(".toml"), &[]);

@@ -103,6 +103,12 @@ pub const VERBS: &[Verb] = &[
     },
 ];
 
+/// All of them, or the one that `DEBUT_TEST_VERB` names.
+pub fn verbs() -> impl Iterator<Item = &'static Verb> {
+    let name = std::env::var("DEBUT_TEST_VERB").ok();
+    VERBS.iter().filter(move |verb| name.as_deref().is_none_or(|name| verb.name == name))
+}
+
 /// Changes nothing that a reader sees.
 const COMPACT: &[&str] = &["compact", "--json"];
 
