@@ -245,7 +245,7 @@ fn a_read_only_medium_serves_the_newest_state_also_from_a_log() {
     for (without, expected) in [("", 2), ("catalogue.sqlite-shm", 2)] {
         let script = format!(
             "mount -t tmpfs tmpfs /mnt && cp -r c /mnt/c && rm -f /mnt/c/{without} 2>/dev/null || true
-             mount -o remount,ro /mnt
+             mount -o remount,ro,bind /mnt
              '{program}' --catalogue /mnt/c status --tracks
              '{program}' --catalogue /mnt/c check"
         );
@@ -261,7 +261,7 @@ fn a_read_only_medium_serves_the_newest_state_also_from_a_log() {
     assert!(code == 0 && stdout.lines().count() == 2, "{code} {stdout} {stderr}");
     drop(store);
     let script = format!(
-        "mount -t tmpfs tmpfs /mnt && cp -r c /mnt/c && mount -o remount,ro /mnt
+        "mount -t tmpfs tmpfs /mnt && cp -r c /mnt/c && mount -o remount,ro,bind /mnt
          '{program}' --catalogue /mnt/c status --tracks && '{program}' --catalogue /mnt/c check"
     );
     let (code, stdout, stderr) = in_a_namespace(dir.path(), &script).unwrap();
