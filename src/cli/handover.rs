@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::factorize::read_interactions;
-use super::{Context, count, print_json, print_line, progress};
+use super::{Context, build_index, count, print_json, print_line, progress};
 use crate::artefact::atomic_write;
 use crate::encoder::Model;
 use crate::error::{Error, Result};
@@ -53,6 +53,7 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     let mut store = Store::open(&context.catalogue)?;
     let report = hand_over_all(&mut store, &factors, &data, &words, &context.config.handover)?;
     store.checkpoint()?;
+    build_index(&store, &context.config.index)?;
     if context.json {
         print_json(&report)?;
     } else {

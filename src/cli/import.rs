@@ -4,9 +4,10 @@ use std::sync::atomic::Ordering;
 
 use serde_json::json;
 
-use super::{Context, count, print_json, print_line, progress};
+use super::{Context, build_index, count, print_json, print_line, progress};
 use crate::error::{Error, Result};
 use crate::exchange::import;
+use crate::store::Store;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -32,6 +33,10 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     });
     bar.finish_and_clear();
     let done = done?;
+    let store = Store::open(&context.catalogue)?;
+    if store.space()?.is_some() {
+        build_index(&store, &context.config.index)?;
+    }
     if context.json {
         print_json(&json!({
             "catalogue": context.catalogue.to_string_lossy(), "tracks": done.tracks, "listeners": done.listeners,

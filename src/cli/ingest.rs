@@ -3,12 +3,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 
-use super::{Context, count, damage, exit_code, model_folder, of_them_damaged, print_json, print_line, progress};
+use super::{
+    Context, build_index, count, damage, exit_code, model_folder, of_them_damaged, print_json, print_line, progress,
+};
 use crate::audio::{Listening, SpectrogramCache};
 use crate::cli::handover::adopt_space;
 use crate::encoder::{Device, Model};
 use crate::error::Result;
-use crate::index::Index;
 use crate::ingest::{Hearing, Outcome, Status, ingest};
 use crate::inputs::{Input, read_manifest, walk};
 use crate::store::Store;
@@ -107,12 +108,7 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     let summary = result?;
     store.checkpoint()?;
 
-    let mut index = Index::open(&store, &context.config.index)?;
-    if index.is_due() {
-        let bar = progress(index.len() as u64, "building the index");
-        index.build(&store, &|n| bar.inc(n as u64))?;
-        bar.finish_and_clear();
-    }
+    build_index(&store, &context.config.index)?;
     if !context.json {
         print_line(&format!(
             "{} added, {} replaced{}, {} skipped, {} failed; {} in {}",

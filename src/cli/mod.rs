@@ -35,6 +35,8 @@ use serde::Serialize;
 
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::index::{Index, IndexConfig};
+use crate::store::Store;
 
 /// The model that comes with debut.
 pub const SHIPPED_MODEL: &str = "models/game-music";
@@ -240,6 +242,17 @@ fn progress(total: u64, what: &str) -> ProgressBar {
     bar.set_style(style.expect("a well-formed template"));
     bar.set_prefix(what.to_string());
     bar
+}
+
+/// Makes the image, the lists and the graph of the catalogue's index where that is due, for whoever opens it next.
+fn build_index(store: &Store, config: &IndexConfig) -> Result<()> {
+    let mut index = Index::open(store, config)?;
+    if index.is_due() {
+        let bar = progress(index.len() as u64, "building the index");
+        index.build(store, &|n| bar.inc(n as u64))?;
+        bar.finish_and_clear();
+    }
+    Ok(())
 }
 
 /// 0, or 1 where some inputs failed.

@@ -6,12 +6,11 @@ use serde_json::json;
 
 use super::factorize::read_interactions;
 use super::handover::{hand_over_all, space_beside};
-use super::{Context, count, exit_code, model_folder, print_json, print_line, progress};
+use super::{Context, build_index, count, exit_code, model_folder, print_json, print_line, progress};
 use crate::audio::{Listening, SpectrogramCache};
 use crate::encoder::{Device, Model};
 use crate::error::{Error, Result};
 use crate::factors::Factors;
-use crate::index::Index;
 use crate::reindex::{Built, build};
 use crate::store::{Store, Track};
 
@@ -127,12 +126,7 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     let missing = store.count_unbuilt()?;
     let serve = missing == 0 || args.leave_out;
     if serve {
-        let mut index = Index::open(&store, &context.config.index)?;
-        if index.is_due() {
-            let bar = progress(index.len() as u64, "building the index");
-            index.build(&store, &|n| bar.inc(n as u64))?;
-            bar.finish_and_clear();
-        }
+        build_index(&store, &context.config.index)?;
         store.serve()?;
         store.checkpoint()?;
     }
