@@ -80,8 +80,8 @@ fn kills_at_random_moments_lose_nothing_and_a_rerun_completes_the_work() {
         if prepared.exists() {
             copy_folder(&prepared, &small.catalogue(&catalogue));
         }
-        // One catalogue is killed again and again until a run of it gets through.
-        for _ in 0..5 {
+        // One catalogue is killed again and again until a run of it gets through; not so often that no verb is left over.
+        for _ in 0..wanted.div_ceil(cases.len()).min(5) {
             if !kill_once(&small, case, &catalogue, &mut rng, &mut counts[which]) {
                 break;
             }
@@ -93,5 +93,6 @@ fn kills_at_random_moments_lose_nothing_and_a_rerun_completes_the_work() {
         println!("{}: {} ms undisturbed, {count:?}", case.verb.name, case.takes.as_millis());
     }
     let midway: usize = counts.iter().map(|count| count.midway).sum();
-    assert!(midway > 0, "at least one kill must hit the middle of the work: {counts:?}");
+    let can_be_midway = cases.iter().any(|case| !case.verb.at_once);
+    assert!(midway > 0 || !can_be_midway, "at least one kill must hit the middle of the work: {counts:?}");
 }
