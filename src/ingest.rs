@@ -279,14 +279,15 @@ fn scout(
 
 /// What the catalogue already knows of an unchanged file; `None` if it must be heard.
 fn known(store: &Store, job: &Job, maker: &Maker) -> Result<Option<Message>> {
-    let Some(record) = store.file(&job.input.path)?.filter(|r| r.stamp == job.stamp) else { return Ok(None) };
+    let record = sound(store.file(&job.input.path))?.filter(|r| r.stamp == job.stamp);
+    let Some(record) = record else { return Ok(None) };
     match record.outcome {
         FileOutcome::Failed { reason, retry: false } if record.decoder == DECODER_VERSION => {
             let outcome = outcome(job, None, Status::Failed, Some(reason));
             Ok(Some(Message::Settled(Vec::new(), outcome, job.started)))
         }
         FileOutcome::Track(id) if job.input.id.as_ref().is_none_or(|wanted| *wanted == id) => {
-            let Some(track) = store.track(&id)?.filter(|t| maker.made(t)) else {
+            let Some(track) = sound(store.track(&id))?.filter(|t| maker.made(t)) else {
                 return Ok(None);
             };
             let mut retitled = track.clone();
@@ -300,6 +301,17 @@ fn known(store: &Store, job: &Job, maker: &Maker) -> Result<Option<Message>> {
             Ok(Some(Message::Settled(changes, outcome, job.started)))
         }
         _ => Ok(None),
+    }
+}
+
+/// What the catalogue knows, or nothing where that is damaged: hearing the file again makes it sound.
+fn sound<T>(known: Result<Option<T>>) -> Result<Option<T>> {
+    match known {
+        Err(Error::Format { path, found, .. }) => {
+            tracing::warn!("{}: {found}; hearing the file again", path.display());
+            Ok(None)
+        }
+        known => known,
     }
 }
 
@@ -374,17 +386,17 @@ enum Recognised {
 /// Where the catalogue has heard this very content of it, only its place has to be remembered.
 fn recognise(store: &Store, job: &Job, hash: String, maker: &Maker) -> Result<Recognised> {
     let by_path = || -> Result<Option<TrackId>> {
-        let Some(FileOutcome::Track(id)) = store.file(&job.input.path)?.map(|record| record.outcome) else {
+        let Some(FileOutcome::Track(id)) = sound(store.file(&job.input.path))?.map(|record| record.outcome) else {
             return Ok(None);
         };
-        let named = store.track(&id)?.is_some_and(|t| t.content.as_deref() != Some(id.as_str()));
+        let named = sound(store.entry(&id))?.is_some_and(|t| t.content.as_deref() != Some(id.as_str()));
         Ok(named.then_some(id))
     };
     let id = match &job.input.id {
         Some(id) => id.clone(),
         None => match by_path()? {
             Some(id) => id,
-            None => match store.track_by_content(&hash)? {
+            None => match sound(store.entry_by_content(&hash))? {
                 Some(track) => track.id,
                 None => TrackId::new(hash.clone())?,
             },
@@ -392,7 +404,7 @@ fn recognise(store: &Store, job: &Job, hash: String, maker: &Maker) -> Result<Re
     };
     let content = &hash;
     let same = |t: &Track| t.content.as_deref() == Some(content) && maker.made(t);
-    let Some(track) = store.track(&id)?.filter(same) else { return Ok(Recognised::New(Content { hash, id })) };
+    let Some(track) = sound(store.track(&id))?.filter(same) else { return Ok(Recognised::New(Content { hash, id })) };
     let mut changes = vec![file_of(job, content, &id)];
     let mut now = track.clone();
     now.info = job.input.info.clone().or(track.info.clone());
@@ -479,7 +491,7 @@ impl Batch<'_> {
             let mut in_batch: HashMap<TrackId, String> = HashMap::new();
             for (h, vector) in heard.into_iter().zip(predicted.outer_iter()) {
                 let HeardJob { job, content: Content { hash: content, id }, heard } = h;
-                let before = self.store.track(&id)?;
+                let before = sound(self.store.entry(&id))?;
                 let same = |t: &Track| t.content.as_deref() == Some(&content) && self.maker.made(t);
                 let twin = in_batch.get(&id) == Some(&content) || before.as_ref().is_some_and(same);
                 changes.push(file_of(&job, &content, &id));

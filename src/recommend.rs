@@ -204,14 +204,15 @@ impl Recommender {
                 (self.store.folder().to_path_buf(), self.index.config().clone(), self.config.clone());
             self.opening = Some(std::thread::spawn(move || Recommender::open(&folder, &index, &config)));
         }
-        match self.take_in(again) {
-            // What this one reads may have been dropped already.
-            Err(e) if self.opening.is_some() => {
-                tracing::info!("no longer followed: {e}");
-                Ok(0)
-            }
-            changed => changed,
+        let changed = self.take_in(again);
+        if changed.is_err()
+            && let Some(opening) = self.opening.take()
+        {
+            // What this one reads was dropped already: there is nothing to answer from until the other is open.
+            *self = opening.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            return Ok(self.len());
         }
+        changed
     }
 
     fn take_in(&mut self, again: bool) -> Result<usize> {

@@ -8,6 +8,7 @@
 //! The catalogue's writer may go on meanwhile; what it brings is caught up with. A build that was stopped goes on where
 //! it was.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -29,14 +30,30 @@ const GROUP: usize = 1024;
 pub struct Built {
     /// The new model has heard them.
     pub heard: u64,
-    /// Of the same space, and without a sound to be heard: kept as they are served now.
+    /// Kept as they are served now: those known from plays alone, and as [`Unheard::Keep`] says.
     pub kept: u64,
-    /// Of another space, and without a sound to be heard: the new space has no vector of them.
+    /// What is built has no vector of them.
     pub left_out: u64,
 }
 
+/// What becomes of a track whose sound cannot be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unheard {
+    /// It keeps the vector that is served, which must be of the same space.
+    Keep,
+    LeaveOut,
+}
+
+/// How a build is watched and stopped.
+#[derive(Clone, Copy)]
+pub struct Job<'a> {
+    pub stop: &'a AtomicBool,
+    pub report: &'a (dyn Fn(&Track, Option<&Error>) + Sync),
+}
+
 /// Builds what is missing in the generation that `store` builds ([`Store::build`]), with the model that it is built for.
-/// `report` is told of each track once, with what kept it from being heard.
+/// `report` is told of each track once, with what kept it from being heard; of those in `failed`, which failed before and
+/// are not tried again, no more.
 ///
 /// # Errors
 /// `Interrupted` after `stop`; what the network refuses; what the catalogue's disk says. A track that cannot be heard is
@@ -46,10 +63,11 @@ pub fn build(
     model: &Model,
     listening: &Listening,
     cache: Option<&SpectrogramCache>,
-    same_space: bool,
-    stop: &AtomicBool,
-    report: &(dyn Fn(&Track, Option<&Error>) + Sync),
+    same_space: Option<Unheard>,
+    failed: &mut HashSet<u64>,
+    job: Job,
 ) -> Result<Built> {
+    let Job { stop, report } = job;
     let mut built = Built::default();
     let mut after = 0;
     loop {
@@ -63,7 +81,7 @@ pub fn build(
                 if stop.load(Ordering::Relaxed) {
                     return Err(Error::Interrupted);
                 }
-                embed(model, listening, cache, batch, report)
+                embed(model, listening, cache, batch, failed, report)
             })
             .collect::<Result<_>>()?;
         let mut changes = Vec::with_capacity(group.len());
@@ -71,13 +89,19 @@ pub fn build(
             match outcome {
                 Outcome::Heard(track, predicted) => {
                     built.heard += 1;
-                    changes.push(heard(model, listening, track, predicted, same_space));
+                    changes.push(heard(model, listening, track, predicted, same_space.is_some()));
                 }
-                Outcome::Silent(track) if same_space => {
-                    built.kept += 1;
-                    changes.push(track);
+                Outcome::Silent(key, track) => {
+                    let has_sound = track.content.is_some();
+                    let keep = same_space.is_some_and(|unheard| !has_sound || unheard == Unheard::Keep);
+                    if keep && !track.vector.is_empty() {
+                        built.kept += 1;
+                        changes.push(track);
+                    } else {
+                        built.left_out += 1;
+                        failed.extend(has_sound.then_some(key));
+                    }
                 }
-                Outcome::Silent(_) => built.left_out += 1,
             }
         }
         let changes: Vec<Change> = changes.into_iter().map(|track| Change::Upsert(Box::new(track))).collect();
@@ -88,7 +112,7 @@ pub fn build(
 enum Outcome {
     /// `[d]`, unit length.
     Heard(Track, Vec<f32>),
-    Silent(Track),
+    Silent(u64, Track),
 }
 
 fn embed(
@@ -96,11 +120,16 @@ fn embed(
     listening: &Listening,
     cache: Option<&SpectrogramCache>,
     batch: &[(u64, Track)],
+    failed: &HashSet<u64>,
     report: &(dyn Fn(&Track, Option<&Error>) + Sync),
 ) -> Result<Vec<Outcome>> {
     let mut outcomes = Vec::with_capacity(batch.len());
     let (mut tracks, mut mels) = (Vec::new(), Vec::new());
-    for (_, track) in batch {
+    for (key, track) in batch {
+        if failed.contains(key) {
+            outcomes.push(Outcome::Silent(*key, track.clone()));
+            continue;
+        }
         match (&track.content, &track.path) {
             (Some(content), path) => match spectrograms(model, listening, cache, content, path.as_deref()) {
                 Ok(windows) => {
@@ -109,13 +138,13 @@ fn embed(
                 }
                 Err(e) => {
                     report(track, Some(&e));
-                    outcomes.push(Outcome::Silent(track.clone()));
+                    outcomes.push(Outcome::Silent(*key, track.clone()));
                 }
             },
             // Known from plays alone.
             (None, _) => {
                 report(track, None);
-                outcomes.push(Outcome::Silent(track.clone()));
+                outcomes.push(Outcome::Silent(*key, track.clone()));
             }
         }
     }
@@ -276,8 +305,9 @@ mod tests {
         let report = |track: &Track, e: Option<&Error>| {
             failed.lock().unwrap().extend(e.map(|e| format!("{}: {e}", track.id)));
         };
-        let stop = AtomicBool::new(false);
-        let built = build(&mut store, model, &Listening::default(), cache, same, &stop, &report).unwrap();
+        let job = Job { stop: &AtomicBool::new(false), report: &report };
+        let same = same.then_some(Unheard::Keep);
+        let built = build(&mut store, model, &Listening::default(), cache, same, &mut HashSet::new(), job).unwrap();
         store.finish_building().unwrap();
         store.serve().unwrap();
         (built, failed.into_inner().unwrap())
@@ -323,7 +353,12 @@ mod tests {
         let (old, new) = (model("old", "s", 4, 1), model("new", "other", 5, 2));
         let cache = SpectrogramCache::open(&dir.path().join("mels"), &FrontEnd::default(), 599, &Listening::default());
         let cache = cache.unwrap();
-        drop(catalogue(dir.path(), &old, &cache));
+        let mut store = catalogue(dir.path(), &old, &cache);
+        let one = TrackId::new("tone 0").unwrap();
+        let mut words = store.track(&one).unwrap().unwrap();
+        (words.info.explicit, words.info.language) = (Some(true), Some("en".into()));
+        store.commit(&[Change::Upsert(Box::new(words))]).unwrap();
+        drop(store);
         // One file was changed since; without a cache that is not the track any more.
         std::fs::copy(dir.path().join("1.wav"), dir.path().join("0.wav")).unwrap();
         let (built, failed) = reindex(dir.path(), &new, None, false);
@@ -335,16 +370,28 @@ mod tests {
         assert_eq!(now.len(), 5);
         assert!(now.iter().all(|t| t.vector.len() == 5 && t.source == Source::Predicted));
         assert_eq!(store.status().unwrap().without_vector, 2);
+        let unheard = TrackId::new("unheard").unwrap();
+        for id in [&one, &unheard] {
+            assert!(store.track(id).unwrap().is_none() && store.contains(id).unwrap());
+            assert!(store.entry(id).unwrap().unwrap().vector.is_empty());
+        }
         // The old model has no place here any more; the new one hears what was left out.
         let hear = |store: &mut Store, model: &Model| {
             let hearing = Hearing { listening: &Listening::default(), cache: None };
-            let input = Input { id: Some(TrackId::new("tone 0").unwrap()), ..Input::file(&dir.path().join("0.wav")) };
+            // Without its name: it is the track that this path was before.
+            let input = Input::file(&dir.path().join("0.wav"));
             let stop = AtomicBool::new(false);
             ingest(store, model, [Ok(input)].into_iter(), hearing, &IngestConfig::default(), &stop, &mut |_| ())
         };
         assert!(matches!(hear(&mut store, &old), Err(Error::Mismatch { .. })));
         hear(&mut store, &new).unwrap();
         assert_eq!(store.status().unwrap().without_vector, 1);
+        let heard = store.track(&one).unwrap().unwrap();
+        assert_eq!((heard.info.explicit, heard.info.language.as_deref()), (Some(true), Some("en")));
+        assert_eq!(store.len().unwrap(), 6, "no second track of another name");
+        store.commit(&[Change::Remove(unheard.clone())]).unwrap();
+        assert_eq!(store.status().unwrap().without_vector, 0);
+        assert!(store.is_removed(&unheard).unwrap());
         assert_eq!(store.check().unwrap(), []);
     }
 }

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use common::{json, music, run};
 use debut::encoder::{Model, ModelConfig, Weights};
 use debut::factors::{Factors, Space};
-use debut::ids::UserId;
+use debut::ids::{TrackId, UserId};
 use debut::index::{Filter, IndexConfig};
 use debut::recommend::{Query, RecommendConfig, Recommender};
-use debut::store::Store;
+use debut::store::{Source, Store};
 
 const SHIPPED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/game-music");
 
@@ -138,4 +138,37 @@ fn a_killed_build_goes_on_and_what_cannot_be_heard_stops_the_change() {
     let told = json(folder, 0, &["reindex", "--model", "next", "--json"]);
     assert_eq!((&told[0]["served"], &told[0]["heard"], &told[0]["tracks"]), (&true.into(), &1.into(), &10.into()));
     assert_ne!(Store::read(&catalogue).unwrap().identity().unwrap(), before);
+}
+
+#[test]
+fn a_hand_over_keeps_file_and_words_of_a_track_that_the_new_space_could_not_hear() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path();
+    songs_and_events(folder);
+    json(folder, 0, &["ingest", "--manifest", "songs.csv", "--json"]);
+    let (code, _, said) = run(
+        folder,
+        &["factorize", "events.csv", "--out", "factors", "--set", "als.dimensions=8", "--set", "als.iterations=3"],
+    );
+    assert_eq!(code, 0, "{said}");
+    model(folder, "next", &Factors::load(&folder.join("factors")).unwrap().space(), 1);
+    std::fs::rename(folder.join("music/album 0/song 003.wav"), folder.join("kept.wav")).unwrap();
+    let handed_over = ["--factors", "factors", "--events", "events.csv", "--json"];
+    let reindex =
+        |more: &[&str], code| json(folder, code, &[&["reindex", "--model", "next"], &handed_over[..], more].concat());
+    let catalogue = folder.join("catalogue");
+    let three = TrackId::new("song 3").unwrap();
+    let before = Store::read(&catalogue).unwrap().track(&three).unwrap().unwrap();
+    assert_eq!(reindex(&[], 1)[0]["missing"], 1);
+    assert_eq!(Store::read(&catalogue).unwrap().track(&three).unwrap().unwrap(), before, "nothing has changed");
+    reindex(&["--leave-out"], 0);
+    json(folder, 0, &[&["handover"], &handed_over[..]].concat());
+    let after = Store::read(&catalogue).unwrap().track(&three).unwrap().unwrap();
+    assert_eq!((after.info, after.path, after.content), (before.info, before.path, before.content));
+    assert_eq!(after.source, Source::Learned);
+    std::fs::rename(folder.join("kept.wav"), folder.join("music/album 0/song 003.wav")).unwrap();
+    json(folder, 0, &["ingest", "music", "--model", "next", "--json"]);
+    let heard = Store::read(&catalogue).unwrap().track(&three).unwrap().unwrap();
+    assert!(heard.predicted.is_some() && heard.info.artist.as_deref() == Some("artist 0"));
+    assert_eq!(Store::read(&catalogue).unwrap().len().unwrap(), 10);
 }

@@ -138,21 +138,24 @@ pub fn hand_over_all(
             fresh.push(id);
         }
     }
-    tracks.extend(fresh.into_iter().map(|id| Track {
-        info: words.get(&id).cloned().unwrap_or_default(),
-        id,
-        path: None,
-        content: None,
-        seconds: None,
-        tiled: false,
-        model: None,
-        windows: None,
-        predicted: None,
-        vector: Vec::new(),
-        norm: space.typical_norm,
-        source: Source::Learned,
-        plays: 0,
-    }));
+    for id in fresh {
+        // It may be there without a vector in this space, and with its file and words.
+        tracks.push(store.entry(&id)?.unwrap_or_else(|| Track {
+            info: words.get(&id).cloned().unwrap_or_default(),
+            id,
+            path: None,
+            content: None,
+            seconds: None,
+            tiled: false,
+            model: None,
+            windows: None,
+            predicted: None,
+            vector: Vec::new(),
+            norm: space.typical_norm,
+            source: Source::Learned,
+            plays: 0,
+        }));
+    }
 
     let bar = progress(tracks.len() as u64, "handing over");
     for mut track in tracks {

@@ -117,7 +117,7 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
             of_them_damaged(summary.damaged),
             summary.skipped,
             summary.failed,
-            count(store.status()?.tracks, "track"),
+            count(store.len()?, "track"),
             context.catalogue.display()
         ))?;
         if summary.failed > 0 {

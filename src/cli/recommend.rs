@@ -269,7 +269,8 @@ struct Ear {
 impl Ear {
     /// The catalogue's own track where it has this very content, else what the file sounds like.
     fn query(&mut self, recommender: &Recommender, path: &Path) -> Result<Query> {
-        if let Some(track) = recommender.store().track_by_content(&content_hash(path)?)? {
+        let known = recommender.store().entry_by_content(&content_hash(path)?)?;
+        if let Some(track) = known.filter(|track| !track.vector.is_empty()) {
             return Ok(Query::Track(track.id));
         }
         if self.model.is_none() {

@@ -1,7 +1,10 @@
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
+use indicatif::ProgressBar;
 use serde_json::json;
 
 use super::factorize::read_interactions;
@@ -11,7 +14,7 @@ use crate::audio::{Listening, SpectrogramCache};
 use crate::encoder::{Device, Model};
 use crate::error::{Error, Result};
 use crate::factors::Factors;
-use crate::reindex::{Built, build};
+use crate::reindex::{Built, Job, Unheard, build};
 use crate::store::{Store, Track};
 
 const EXAMPLES: &str = "\
@@ -53,7 +56,8 @@ pub struct Args {
     #[arg(long, default_value_t)]
     device: Device,
 
-    /// Serves the new space also where it has no vector of some tracks: those cannot be found until they are ingested.
+    /// Changes over also where some tracks cannot be heard: they keep the vector of the model before, or, where the space
+    /// is another, cannot be found until they are ingested again.
     #[arg(long)]
     leave_out: bool,
 
@@ -76,8 +80,6 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     let front_end = &model.config.front_end;
     let open = |dir: &PathBuf| SpectrogramCache::open(dir, front_end, front_end.frames, &listening);
     let cache = args.cache.as_ref().map(open).transpose()?;
-    let status = reader.status()?;
-    let same_space = status.space.as_deref() == Some(model.config.space.as_str());
     let taught = match (&args.factors, &args.events) {
         (Some(factors), Some(events)) => {
             let factors = Factors::load(factors)?;
@@ -88,6 +90,12 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
         }
         _ => None,
     };
+    let space = space_beside(&folder, &model)?;
+    let made_by = format!("{} x{}", model.id(), listening.segments);
+    // From here on what is served stays in its space.
+    let mut store = Store::build(&context.catalogue, &space, &made_by)?;
+    let status = Store::read(&context.catalogue)?.status()?;
+    let same_space = status.space.as_deref() == Some(model.config.space.as_str());
     if !same_space && taught.is_none() && status.listeners + status.learned + status.handed_over > 0 {
         return Err(Error::invalid(
             format!("--model of another space ({})", model.config.space),
@@ -96,40 +104,39 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
         ));
     }
 
-    let space = space_beside(&folder, &model)?;
-    let made_by = format!("{} x{}", model.id(), listening.segments);
-    let mut store = Store::build(&context.catalogue, &space, &made_by)?;
     let bar = progress(status.tracks, "reindexing");
     bar.set_position(store.built()?.0);
     let told = bar.clone();
-    let report = move |track: &Track, failed: Option<&Error>| {
+    let report = |track: &Track, failed: Option<&Error>| {
         told.inc(1);
         if let Some(e) = failed {
             told.suspend(|| eprintln!("not heard: {}: {e}", track.id));
         }
     };
-    let cache = cache.as_ref();
-    let build = |store: &mut Store| build(store, &model, &listening, cache, same_space, &context.stop, &report);
-    let mut built = build(&mut store)?;
-    // From here on nobody else writes; what came meanwhile is little. What could not be heard is tried once more.
-    store.finish_building()?;
-    let Built { heard, kept, left_out } = build(&mut store)?;
+    let unheard = if args.leave_out { Unheard::Keep } else { Unheard::LeaveOut };
+    let same = same_space.then_some(unheard);
+    let (cache, mut failed) = (cache.as_ref(), HashSet::new());
+    let job = Job { stop: &context.stop, report: &report };
+    let mut built = build(&mut store, &model, &listening, cache, same, &mut failed, job)?;
+    // From here on nobody else writes; what came meanwhile is little.
+    wait_for_writer(&mut store, &context, &bar)?;
+    let Built { heard, kept, left_out } = build(&mut store, &model, &listening, cache, same, &mut failed, job)?;
     built = Built { heard: built.heard + heard, kept: built.kept + kept, left_out };
     bar.finish_and_clear();
 
-    if let Some((factors, data)) = &taught {
-        hand_over_all(&mut store, factors, data, &HashMap::new(), &context.config.handover)?;
-    } else if same_space {
-        store.take_over_listeners()?;
-    }
-    let (tracks, served) = store.built()?;
     let missing = store.count_unbuilt()?;
     let serve = missing == 0 || args.leave_out;
     if serve {
+        if let Some((factors, data)) = &taught {
+            hand_over_all(&mut store, factors, data, &HashMap::new(), &context.config.handover)?;
+        } else if same_space {
+            store.take_over_plays()?;
+        }
         build_index(&store, &context.config.index)?;
         store.serve()?;
         store.checkpoint()?;
     }
+    let (tracks, served) = (store.built()?.0, status.tracks);
     if context.json {
         print_json(&json!({
             "served": serve, "space": space.id, "tracks": tracks, "heard": built.heard, "kept": built.kept,
@@ -150,6 +157,26 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     Ok(exit_code(if serve { 0 } else { missing }))
 }
 
+/// An ingestion that is under way is waited for: what was built is kept in any case.
+fn wait_for_writer(store: &mut Store, context: &Context, bar: &ProgressBar) -> Result<()> {
+    let mut told = false;
+    loop {
+        match store.finish_building() {
+            Err(e @ Error::Invalid { .. }) => {
+                if !told {
+                    bar.suspend(|| eprintln!("built; waiting to change over: {e}"));
+                    told = true;
+                }
+                if context.stop.load(Ordering::Relaxed) {
+                    return Err(Error::Interrupted);
+                }
+                std::thread::sleep(Duration::from_millis(200));
+            }
+            done => return done,
+        }
+    }
+}
+
 fn go_back(context: &Context) -> Result<ExitCode> {
     let mut store = Store::open(&context.catalogue)?;
     let without = store.go_back()?;
@@ -162,7 +189,7 @@ fn go_back(context: &Context) -> Result<ExitCode> {
         if without > 0 {
             let what = count(without, "track");
             print_line(&format!(
-                "{what} came or changed since, and cannot be found until `debut ingest` hears them again"
+                "{what} came or changed since, and cannot be found until `debut ingest` or `debut handover` brings them"
             ))?;
         }
     }

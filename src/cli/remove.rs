@@ -20,7 +20,7 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     let mut store = Store::open(&context.catalogue)?;
     let mut missing = 0;
     for id in &args.tracks {
-        let there = store.track(id)?.is_some();
+        let there = store.contains(id)?;
         if there {
             store.commit(&[Change::Remove(id.clone())])?;
         } else {

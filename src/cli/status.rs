@@ -51,7 +51,9 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     }
     if status.without_vector > 0 {
         let n = count(status.without_vector, "track");
-        print_line(&format!("missing    {n} without a vector in this space: `debut ingest` hears them again"))?;
+        print_line(&format!(
+            "missing    {n} without a vector in this space (`debut ingest` or `debut handover` makes it)"
+        ))?;
     }
     if let Some(previous) = &status.previous_space {
         print_line(&format!("kept       the generation before, in {previous}: `debut reindex --back` serves it"))?;

@@ -30,8 +30,11 @@ const TOLD: usize = 20;
 
 const RESTORE: &str = "copy a backup (`debut backup`) into a new folder and ingest what came since; without one, begin a \
     new catalogue with `debut --catalogue NEW ingest`";
-const AGAIN: &str = "take the track out (`debut remove`) and ingest its file again; if there are many, the disk is failing: \
-    restore a backup";
+const AGAIN: &str = "ingest the track's file again, or take the track out (`debut remove`); if there are many, the disk is \
+    failing: restore a backup";
+const FILE_AGAIN: &str = "ingest the file again";
+const HAND_OVER: &str = "run `debut handover` again";
+const COMPACT: &str = "it is not served: `debut compact` drops it";
 
 impl Store {
     /// Looks at everything that can be verified: the database's pages, every row's checksum and whether all rows are
@@ -50,18 +53,20 @@ impl Store {
             }
             let Some(head) = found.of("head", RESTORE, Head::load(db)) else { return Ok(()) };
             let Some(generations) = found.of("generations", RESTORE, Generation::all(db)) else { return Ok(()) };
-            found.rows(db, "tracks", "SELECT * FROM tracks", 18, Some((head.tracks, head.total)));
-            found.rows(db, "removed", "SELECT * FROM removed", 3, None);
-            found.rows(db, "files", "SELECT * FROM files", 9, None);
+            found.rows(db, "tracks", "SELECT * FROM tracks", 18, Some((head.tracks, head.total)), AGAIN);
+            found.rows(db, "removed", "SELECT * FROM removed", 3, None, RESTORE);
+            found.rows(db, "files", "SELECT * FROM files", 9, None, FILE_AGAIN);
             for generation in &generations {
                 let n = generation.number;
                 let vectors = Some((generation.vectors, generation.total));
-                found.rows(db, &format!("vectors_{n}"), &format!("SELECT * FROM vectors_{n}"), 9, vectors);
+                let is_served = head.served == Some(n);
+                let or = |remedy| if is_served { remedy } else { COMPACT };
+                found.rows(db, &format!("vectors_{n}"), &format!("SELECT * FROM vectors_{n}"), 9, vectors, or(AGAIN));
                 let listeners = Some((generation.listeners, generation.listened));
                 let sql = format!("SELECT key, id, vector, sum, history FROM listeners_{n}");
-                found.rows(db, &format!("listeners_{n}"), &sql, 3, listeners);
-                let histories = found.histories(db, generation);
-                found.of(&format!("history_{n}"), "run `debut handover` again", histories);
+                found.rows(db, &format!("listeners_{n}"), &sql, 3, listeners, or(HAND_OVER));
+                let histories = found.histories(db, generation, or(HAND_OVER));
+                found.of(&format!("history_{n}"), or(HAND_OVER), histories);
             }
             if let Some(served) = generations.iter().find(|g| head.served == Some(g.number)) {
                 let vectors = found.vectors(db, served, &head);
@@ -119,7 +124,15 @@ impl Found {
     }
 
     /// The checksum of every row, and that there are as many as were written.
-    fn rows(&mut self, db: &Connection, kind: &str, sql: &str, columns: usize, written: Option<(i64, i64)>) {
+    fn rows(
+        &mut self,
+        db: &Connection,
+        kind: &str,
+        sql: &str,
+        columns: usize,
+        written: Option<(i64, i64)>,
+        remedy: &str,
+    ) {
         let mut work = || -> rusqlite::Result<()> {
             let mut statement = db.prepare(sql)?;
             let mut rows = statement.query([])?;
@@ -128,16 +141,17 @@ impl Found {
                 count += 1;
                 match verified(row, 0, columns, "row") {
                     Ok(sum) => total = total.wrapping_add(sum),
-                    Err(_) => self.add(kind, &format!("{kind}: row {} has another checksum", name(row)), AGAIN),
+                    Err(_) => self.add(kind, &format!("{kind}: row {} has another checksum", name(row)), remedy),
                 }
             }
             written.map_or(Ok(()), |written| complete(kind, (count, total), written))
         };
         let done = work();
-        self.of(kind, RESTORE, done);
+        let lost = if remedy == AGAIN { RESTORE } else { remedy };
+        self.of(kind, lost, done);
     }
 
-    fn histories(&mut self, db: &Connection, generation: &Generation) -> rusqlite::Result<()> {
+    fn histories(&mut self, db: &Connection, generation: &Generation, remedy: &str) -> rusqlite::Result<()> {
         let n = generation.number;
         let mut statement = db.prepare(&format!("SELECT key, vector, history, id FROM listeners_{n}"))?;
         let mut rows = statement.query([])?;
@@ -145,14 +159,11 @@ impl Found {
             let vector = from_bytes(row.get_ref(1)?.as_blob()?);
             let (id, d) = (row.get_ref(3)?.as_str().unwrap_or("?").to_string(), generation.space.dimensions);
             if vector.len() != d || !vector.iter().all(|v| v.is_finite()) {
-                self.add(
-                    "listeners",
-                    &format!("listener {id}: expected {d} finite numbers"),
-                    "run `debut handover` again",
-                );
+                self.add("listeners", &format!("listener {id}: expected {d} finite numbers"), remedy);
             }
-            let met = history(db, n, row.get(0)?, row.get(2)?);
-            self.of(&format!("history of listener {id}"), "run `debut handover` again", met);
+            if history(db, n, row.get(0)?, row.get(2)?).is_err() {
+                self.add("histories", &format!("the history of listener {id} has another checksum"), remedy);
+            }
         }
         Ok(())
     }

@@ -8,12 +8,12 @@
 
 use std::path::Path;
 
-use rusqlite::{Connection, Transaction, params};
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use super::open::{BUILDER, WRITER, lock};
-use super::read::{track_row, track_sql};
+use super::read::{entry_sql, track_row, track_sql};
 use super::sums::{sum_of, verified};
-use super::{SpaceRow, Store, Track};
+use super::{Change, Source, SpaceRow, Store, Track};
 use crate::artefact::SpaceId;
 use crate::error::{Error, Result};
 
@@ -258,20 +258,24 @@ impl Store {
         Ok(self.ask(Head::load)?.served != self.working)
     }
 
-    /// Takes the writer's place beside the builder's, so that nothing changes until what was built is served.
+    /// Takes the writer's place beside the builder's, so that nothing changes until what was built is served; and drops
+    /// of it what has changed since.
     ///
     /// # Errors
     /// `Invalid` where another process writes, naming it.
     pub fn finish_building(&mut self) -> Result<()> {
         self.writer = Some(lock(&self.folder, WRITER)?);
-        Ok(())
+        match self.working {
+            Some(working) => self.transaction(|t| drop_stale(t, working)),
+            None => Ok(()),
+        }
     }
 
     /// Up to `limit` tracks, in order of their keys after `after`, that the generation being built has not, or has from
-    /// another content: as they are served now, with their keys.
+    /// another content, with their keys: as they are served now, or as [`Store::entry`] tells of those that are not.
     pub fn unbuilt(&self, after: u64, limit: usize) -> Result<Vec<(u64, Track)>> {
         let Some(working) = self.working else { return Ok(Vec::new()) };
-        let tracks = track_sql(self.served()?);
+        let tracks = entry_sql(self.served()?);
         let sql = format!("{tracks} WHERE t.key > ?1 AND {} ORDER BY t.key LIMIT ?2", missing_in(working));
         self.ask(|db| {
             db.prepare_cached(&sql)?
@@ -282,11 +286,10 @@ impl Store {
         })
     }
 
-    /// How many tracks [`Store::unbuilt`] would tell of.
+    /// How many of the tracks that [`Store::unbuilt`] would tell of have a sound.
     pub fn count_unbuilt(&self) -> Result<u64> {
         let Some(working) = self.working else { return Ok(0) };
-        let (served, missing) = (self.served()?, missing_in(working));
-        let sql = format!("SELECT count(*) FROM tracks t JOIN vectors_{served} v ON v.track = t.key WHERE {missing}");
+        let sql = format!("SELECT count(*) FROM tracks t WHERE t.content IS NOT NULL AND {}", missing_in(working));
         self.ask(|db| db.query_row(&sql, [], |row| row.get::<_, i64>(0)).map(|n| n as u64))
     }
 
@@ -297,11 +300,15 @@ impl Store {
         Ok((self.working.map_or(Ok(0), count)?, count(served)?))
     }
 
-    /// Gives the generation being built the listeners of the one that is served, which must be of its space.
+    /// Gives the generation being built what listeners taught the one that is served, which must be of its space: the
+    /// listeners, what a fold-in needs to know of them, and of the tracks with plays the vectors that are served.
     ///
     /// # Errors
-    /// `Mismatch` where it is of another.
-    pub fn take_over_listeners(&mut self) -> Result<()> {
+    /// `Mismatch` where it is of another; `Invalid` without the writer's place ([`Store::finish_building`]).
+    pub fn take_over_plays(&mut self) -> Result<()> {
+        if self.writer.is_none() {
+            return Err(Error::invalid("taking over of listeners", "the catalogue's writer", "a reader"));
+        }
         let served = self.served()?;
         let Some(working) = self.working else { return Ok(()) };
         let (from, to) = self.ask(|db| Ok((Generation::load(db, served)?, Generation::load(db, working)?)))?;
@@ -312,9 +319,39 @@ impl Store {
                  INSERT INTO listeners_{working} SELECT * FROM listeners_{served};
                  INSERT INTO history_{working} SELECT * FROM history_{served};"
             ))?;
-            let replaced = to.replaced + 1;
-            Generation { listeners: from.listeners, listened: from.listened, replaced, ..to.clone() }.save(t)
-        })
+            let (space, replaced) = (from.space.clone(), to.replaced + 1);
+            Generation { space, listeners: from.listeners, listened: from.listened, replaced, ..to.clone() }.save(t)
+        })?;
+        // What was handed over after the track was built.
+        let sql = format!(
+            "SELECT s.track FROM vectors_{served} s JOIN vectors_{working} w ON w.track = s.track
+             WHERE s.track > ?1 AND (s.source <> 'predicted' OR w.source <> 'predicted')
+                 AND (s.vector <> w.vector OR s.norm <> w.norm OR s.source <> w.source OR s.plays <> w.plays)
+             ORDER BY s.track LIMIT 1024"
+        );
+        let mut after = 0;
+        loop {
+            let keys: Vec<i64> =
+                self.ask(|db| db.prepare_cached(&sql)?.query_map([after], |row| row.get(0))?.collect())?;
+            let Some(last) = keys.last() else { return Ok(()) };
+            after = *last;
+            let mut changes = Vec::with_capacity(keys.len());
+            for key in keys {
+                let of = |number| {
+                    let sql = format!("{} WHERE t.key = ?1", track_sql(number));
+                    self.ask(|db| db.prepare_cached(&sql)?.query_row([key], track_row).optional())
+                };
+                if let (Some(served), Some(built)) = (of(served)?, of(working)?) {
+                    let Track { vector, norm, source, plays, .. } = served;
+                    let vector = match (source, &built.predicted) {
+                        (Source::Predicted, Some(predicted)) => predicted.clone(),
+                        _ => vector,
+                    };
+                    changes.push(Change::Upsert(Box::new(Track { vector, norm, source, plays, ..built })));
+                }
+            }
+            self.commit(&changes)?;
+        }
     }
 
     /// Serves what was built, in one commit, and keeps what was served until now for [`Store::go_back`]. What was kept
@@ -346,6 +383,8 @@ impl Store {
     /// # Errors
     /// `NotFound` where none is kept.
     pub fn go_back(&mut self) -> Result<u64> {
+        // Who builds has begun with what is served.
+        let _builder = lock(&self.folder, BUILDER)?;
         let Some(previous) = self.ask(Head::load)?.previous else {
             return Err(Error::NotFound { what: "earlier generation in", name: self.folder.display().to_string() });
         };

@@ -338,6 +338,77 @@ PRAGMA user_version = 3;
     }
 
     #[test]
+    fn a_damaged_row_is_mended_by_its_replacement_or_removal_and_what_is_lost_stays_known() {
+        for damage in [
+            "UPDATE tracks SET artist = 'Other' WHERE id = 'a'",
+            "UPDATE tracks SET sum = sum + 1 WHERE id = 'a'",
+            "UPDATE vectors_1 SET norm = norm * 2 WHERE track = 1",
+            "UPDATE vectors_1 SET sum = sum + 1 WHERE track = 1",
+        ] {
+            for mend in [upsert_of(track("a", &[0.0, 1.0])), Change::Remove(id("a"))] {
+                let (_dir, mut store) = store_of(2);
+                store.commit(&["a", "b", "c"].map(|name| upsert_of(track(name, &[1.0, 0.0])))).unwrap();
+                store.db.execute_batch(damage).unwrap();
+                assert!(store.track(&id("a")).is_err() && store.contains(&id("a")).unwrap());
+                let told = store.check().unwrap();
+                assert!(told.iter().all(|p| p.remedy.contains("ingest")), "{told:?}");
+                store.commit(std::slice::from_ref(&mend)).unwrap();
+                assert_eq!(store.check().unwrap(), [], "{damage}, {mend:?}");
+                store.changes_since(0, &mut |_| ()).unwrap();
+                // A row that is gone is no row that is mended.
+                store
+                    .db
+                    .execute_batch(
+                        "UPDATE vectors_1 SET sum = 0 WHERE track = 2; DELETE FROM vectors_1 WHERE track = 3;",
+                    )
+                    .unwrap();
+                store.commit(&[upsert_of(track("b", &[1.0, 0.0]))]).unwrap();
+                assert!(store.changes_since(0, &mut |_| ()).is_err());
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_handed_over_while_a_generation_is_built_comes_along_and_what_is_removed_does_not() {
+        let (_dir, mut writer) = store_of(2);
+        writer.commit(&["a", "b"].map(|name| upsert_of(track(name, &[1.0, 0.0])))).unwrap();
+        let plays =
+            Track { content: None, predicted: None, source: Source::Learned, plays: 3, ..track("p", &[1.0, 0.0]) };
+        writer.commit(&[upsert_of(plays)]).unwrap();
+        let space = writer.space().unwrap().unwrap();
+        let mut builder = Store::build(writer.folder(), &space, "m@2").unwrap();
+        let all = builder.unbuilt(0, 10).unwrap();
+        let heard = |t: Track| match t.content {
+            Some(_) => Track { predicted: Some(vec![0.0, 1.0]), vector: vec![0.0, 1.0], ..t },
+            None => t,
+        };
+        // Taken out between the reading and the commit of a builder who is not the writer.
+        writer.commit(&[Change::Remove(id("p"))]).unwrap();
+        builder.commit(&all.into_iter().map(|(_, t)| upsert_of(heard(t))).collect::<Vec<_>>()).unwrap();
+        assert!(!writer.contains(&id("p")).unwrap());
+        // Handed over after it was built; and what a fold-in needs to know is newer than what the model brought.
+        let served = Track { source: Source::HandedOver, plays: 7, norm: 2.0, ..track("a", &[0.6, 0.8]) };
+        let taught = Track { predicted: Some(vec![1.0, 0.0]), ..served };
+        writer.commit(&[upsert_of(taught)]).unwrap();
+        writer.set_space(&SpaceRow { description: "{\"newer\":1}".into(), ..space }).unwrap();
+        let u = Listener { id: UserId::new("u").unwrap(), vector: vec![1.0, 1.0], history: vec![] };
+        writer.set_listeners(std::slice::from_ref(&u)).unwrap();
+        assert!(builder.take_over_plays().is_err(), "only in the writer's place");
+        drop(writer);
+        builder.finish_building().unwrap();
+        assert_eq!(builder.count_unbuilt().unwrap(), 0);
+        builder.take_over_plays().unwrap();
+        builder.serve().unwrap();
+        let now = Store::read(builder.folder()).unwrap();
+        let a = now.track(&id("a")).unwrap().unwrap();
+        assert_eq!((a.vector, a.predicted, a.plays, a.norm), (vec![0.6, 0.8], Some(vec![0.0, 1.0]), 7, 2.0));
+        assert_eq!(now.track(&id("b")).unwrap().unwrap().vector, [0.0, 1.0]);
+        assert_eq!(now.space().unwrap().unwrap().description, "{\"newer\":1}");
+        assert_eq!(now.listener(&u.id).unwrap().unwrap(), u);
+        assert_eq!(now.check().unwrap(), []);
+    }
+
+    #[test]
     fn a_generation_is_built_beside_the_one_that_is_served_and_takes_its_place_at_once() {
         let (_dir, mut writer) = store_of(2);
         let all = ["a", "b", "c", "d"];
@@ -481,7 +552,7 @@ PRAGMA user_version = 3;
         let named = Track { content: Some("other".into()), ..track("named", &[1.0, 0.0]) };
         store.commit(&[upsert_of(named), file("/4", FileOutcome::Track(id("named")))]).unwrap();
         store.commit(&[file("/4", new())]).unwrap();
-        assert_eq!(store.track_by_content("other").unwrap().unwrap().id, id("named"));
+        assert_eq!(store.entry_by_content("other").unwrap().unwrap().id, id("named"));
         assert!(store.is_removed(&id("old")).unwrap() && !store.is_removed(&id("named")).unwrap());
     }
 

@@ -4,7 +4,7 @@ use rusqlite::{OptionalExtension, Row, Transaction};
 
 use super::read::{file_row, from_bytes, id_of, path_of};
 use super::sums::damaged;
-use super::{FileRecord, Listener, Met, Source, SpaceRow, Track, TrackInfo};
+use super::{FileRow, Listener, Met, Source, SpaceRow, Track, TrackInfo};
 use crate::artefact::SpaceId;
 
 /// Makes way for the tables of today.
@@ -117,13 +117,14 @@ pub(super) fn for_each_removed(
 
 pub(super) fn for_each_file(
     t: &Transaction,
-    each: &mut dyn FnMut(&FileRecord, i64) -> rusqlite::Result<()>,
+    each: &mut dyn FnMut(&FileRow) -> rusqlite::Result<()>,
 ) -> rusqlite::Result<()> {
     let mut statement =
         t.prepare("SELECT path, size, modified, content, track, reason, retry, decoder, at FROM old_files")?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
-        each(&file_row(row)?, row.get(8)?)?;
+        let track = row.get::<_, Option<String>>(4)?.map(|_| id_of(row, 4)).transpose()?;
+        each(&FileRow { record: file_row(row)?, track, at: row.get(8)? })?;
     }
     Ok(())
 }

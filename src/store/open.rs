@@ -69,7 +69,7 @@ impl Store {
             }
             found @ 3 => Err(Error::format(
                 &path,
-                format!("catalogue version {SCHEMA_VERSION} (`debut ingest` or `debut remove` brings it there)"),
+                format!("catalogue version {SCHEMA_VERSION} (`debut ingest` or `debut handover` brings it there)"),
                 found,
             )),
             found => Err(Error::format(&path, format!("catalogue version {SCHEMA_VERSION}"), found)),

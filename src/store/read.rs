@@ -39,9 +39,36 @@ impl Store {
         self.track_where("t.key = ?1", &(key as i64))
     }
 
-    /// A track whose audio has this [content hash](crate::artefact::content_hash); the oldest, where several have it.
-    pub fn track_by_content(&self, content: &str) -> Result<Option<Track>> {
-        self.track_where("t.content = ?1 ORDER BY t.key LIMIT 1", &content)
+    /// As [`Store::track`], also of a track that has no vector in what is served (see [`Status::without_vector`]): its
+    /// `vector` is empty then, and what comes with one is as of a track that nobody has heard or played.
+    pub fn entry(&self, id: &TrackId) -> Result<Option<Track>> {
+        self.entry_where("t.id = ?1", &id.as_str())
+    }
+
+    /// An [entry](Store::entry) whose audio has this [content hash](crate::artefact::content_hash); the oldest, where
+    /// several have it.
+    pub fn entry_by_content(&self, content: &str) -> Result<Option<Track>> {
+        self.entry_where("t.content = ?1 ORDER BY t.key LIMIT 1", &content)
+    }
+
+    fn entry_where(&self, condition: &str, value: &dyn ToSql) -> Result<Option<Track>> {
+        let Some(number) = self.working else { return Ok(None) };
+        let sql = format!("{} WHERE {condition}", entry_sql(number));
+        self.ask(|db| db.prepare_cached(&sql)?.query_row([value], track_row).optional())
+    }
+
+    /// Whether there is a track of this id, with a vector or without, sound or damaged.
+    pub fn contains(&self, id: &TrackId) -> Result<bool> {
+        self.ask(|db| db.prepare_cached("SELECT 1 FROM tracks WHERE id = ?1")?.exists([id.as_str()]))
+    }
+
+    /// The number of tracks that are served.
+    pub fn len(&self) -> Result<u64> {
+        Ok(self.generation()?.map_or(0, |generation| generation.vectors as u64))
+    }
+
+    pub fn is_empty(&self) -> Result<bool> {
+        Ok(self.len()? == 0)
     }
 
     /// The windows that were heard of the track that was changed last, of those that were heard: what is compared with
@@ -250,19 +277,28 @@ impl Store {
 }
 
 /// Columns of a track that its checksum is of, and of a vector; each checksum stands behind them.
-const TRACK_COLUMNS: usize = 18;
-const VECTOR_COLUMNS: usize = 9;
+pub(super) const TRACK_COLUMNS: usize = 18;
+pub(super) const VECTOR_COLUMNS: usize = 9;
 pub(super) const FILE_COLUMNS: usize = 9;
 pub(super) const TOMBSTONE_COLUMNS: usize = 3;
 const LISTENER_COLUMNS: usize = 3;
 
 /// Tracks with what the generation `number` has of them: [`track_row`] reads it.
 pub(super) fn track_sql(number: i64) -> String {
+    joined(number, "JOIN")
+}
+
+/// As [`track_sql`], also of tracks of which the generation has nothing.
+pub(super) fn entry_sql(number: i64) -> String {
+    joined(number, "LEFT JOIN")
+}
+
+fn joined(number: i64, join: &str) -> String {
     format!(
         "SELECT t.key, t.id, t.path, t.content, t.title, t.artist, t.album, t.year, t.genre, t.isrc, t.musicbrainz,
              t.released, t.seconds, t.tiled, t.language, t.explicit, t.regions, t.seq, t.sum,
              v.track, v.content, v.model, v.windows, v.predicted, v.vector, v.norm, v.source, v.plays, v.sum
-         FROM tracks t JOIN vectors_{number} v ON v.track = t.key"
+         FROM tracks t {join} vectors_{number} v ON v.track = t.key"
     )
 }
 
@@ -280,8 +316,16 @@ fn verified_track(row: &Row) -> rusqlite::Result<(i64, i64)> {
 }
 
 pub(super) fn track_row(row: &Row) -> rusqlite::Result<Track> {
-    verified_track(row)?;
-    let (source, vector) = (source_of(row, 26)?, from_bytes(row.get_ref(24)?.as_blob()?));
+    let has_vector = row.get_ref(TRACK_COLUMNS + 1)? != ValueRef::Null;
+    if has_vector {
+        verified_track(row)?;
+    } else {
+        verified(row, 0, TRACK_COLUMNS, "track")?;
+    }
+    let (source, vector) = match has_vector {
+        true => (source_of(row, 26)?, from_bytes(row.get_ref(24)?.as_blob()?)),
+        false => (Source::Learned, Vec::new()),
+    };
     let predicted = match row.get_ref(23)? {
         // What is served is the prediction, which is not kept twice.
         ValueRef::Null => (source == Source::Predicted).then(|| vector.clone()),
@@ -313,9 +357,9 @@ pub(super) fn track_row(row: &Row) -> rusqlite::Result<Track> {
         windows: row.get(22)?,
         predicted,
         vector,
-        norm: row.get(25)?,
+        norm: if has_vector { row.get(25)? } else { 0.0 },
         source,
-        plays: row.get(27)?,
+        plays: if has_vector { row.get(27)? } else { 0 },
     })
 }
 

@@ -7,6 +7,7 @@ use super::sums::damaged;
 use super::write::{put_file, put_listener, put_removed, put_track, put_vector};
 use super::{Store, old};
 use crate::error::{Error, Result};
+use crate::ids::TrackId;
 
 /// The version of the tables below, kept in SQLite's `user_version`.
 pub const SCHEMA_VERSION: i64 = 4;
@@ -140,7 +141,7 @@ fn from_3(t: &Transaction) -> rusqlite::Result<()> {
         return Err(damaged("tracks without a space"));
     }
     old::for_each_removed(t, &mut |key, id, seq| put_removed(t, key, id, seq))?;
-    old::for_each_file(t, &mut |file, at| put_file(t, file, at))?;
+    old::for_each_file(t, &mut |file| put_file(t, &file.record, file.track.as_ref().map(TrackId::as_str), file.at))?;
     head.save(t)?;
     t.execute_batch(old::GONE)
 }

@@ -1,12 +1,13 @@
 //! Changing the catalogue: all of a commit or none of it, on the disk when it returns.
 
+use std::collections::BTreeSet;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rusqlite::{OptionalExtension, ToSql, Transaction};
 
 use super::generations::{Generation, Head, create};
-use super::read::{PathValue, to_bytes};
-use super::sums::sum_of;
+use super::read::{PathValue, TRACK_COLUMNS, VECTOR_COLUMNS, to_bytes};
+use super::sums::{sum_of, verified};
 use super::{Change, FileOutcome, FileRecord, Listener, Source, SpaceRow, Store, Track};
 use crate::error::{Error, Result};
 use crate::ids::TrackId;
@@ -30,9 +31,10 @@ impl Store {
                 }
             }
         }
-        let working = self.working;
+        let (working, alone) = (self.working, self.writer.is_some());
         self.transaction(|t| {
-            let mut batch = Batch { t, head: Head::load(t)?, generations: Generation::all(t)?, working };
+            let (head, generations) = (Head::load(t)?, Generation::all(t)?);
+            let mut batch = Batch { t, head, generations, working, alone, damaged: BTreeSet::new() };
             let mut replaced = Vec::new();
             for change in changes {
                 match change {
@@ -44,6 +46,7 @@ impl Store {
                     }
                 }
             }
+            batch.mend()?;
             batch.head.save(t)?;
             for generation in &batch.generations {
                 generation.save(t)?;
@@ -65,8 +68,18 @@ impl Store {
                     &space.id,
                 ));
             }
-            return self
-                .transaction(|t| Generation { space: space.clone(), ..Generation::load(t, now.number)? }.save(t));
+            return self.transaction(|t| {
+                let mut generation = Generation { space: space.clone(), ..Generation::load(t, now.number)? };
+                if now.space.id != space.id {
+                    // Listeners of another space are nobody here.
+                    let n = now.number;
+                    t.execute_batch(&format!("DELETE FROM history_{n}; DELETE FROM listeners_{n};"))?;
+                    (generation.listeners, generation.listened) = (0, 0);
+                }
+                // A service looks at the description again.
+                generation.replaced += 1;
+                generation.save(t)
+            });
         }
         let number = self.transaction(|t| {
             let number = create(t, space, "")?.number;
@@ -117,15 +130,15 @@ struct Batch<'a> {
     generations: Vec<Generation>,
     /// The generation that this handle writes to.
     working: Option<i64>,
+    /// It is the writer's: a builder's handle writes beside him until it has his place.
+    alone: bool,
+    /// Tables of which a row went whose checksum was not that of its values.
+    damaged: BTreeSet<String>,
 }
 
 impl Batch<'_> {
     fn upsert(&mut self, track: &Track) -> rusqlite::Result<bool> {
-        let there: Option<(i64, i64)> = self
-            .t
-            .prepare_cached("SELECT key, sum FROM tracks WHERE id = ?1")?
-            .query_row([track.id.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))
-            .optional()?;
+        let there = self.before("tracks", "id", &track.id.as_str(), TRACK_COLUMNS)?;
         let building = self.working != self.head.served;
         let key = match there {
             Some((key, _)) if building => key,
@@ -135,7 +148,7 @@ impl Batch<'_> {
                 key
             }
             // It was taken out since it was read, to be built.
-            None if building && track.content.is_some() => return Ok(false),
+            None if building && (!self.alone || track.content.is_some()) => return Ok(false),
             None => {
                 self.head.last_key += 1;
                 let after = put_track(self.t, self.head.last_key, self.head.next_seq(), track)?;
@@ -144,16 +157,55 @@ impl Batch<'_> {
             }
         };
         // `commit` has seen that there is a generation.
-        if let Some(generation) = self.generations.iter_mut().find(|g| Some(g.number) == self.working) {
-            let before: Option<i64> = self
-                .t
-                .prepare_cached(&format!("SELECT sum FROM vectors_{} WHERE track = ?1", generation.number))?
-                .query_row([key], |row| row.get(0))
-                .optional()?;
-            let after = put_vector(self.t, generation.number, key, track)?;
-            generation.add(before.unwrap_or(0), after, i64::from(before.is_none()));
+        if let Some(number) = self.working {
+            let before = self.before(&format!("vectors_{number}"), "track", &key, VECTOR_COLUMNS)?;
+            let after = put_vector(self.t, number, key, track)?;
+            if let Some(generation) = self.generations.iter_mut().find(|g| g.number == number) {
+                generation.add(before.map_or(0, |(_, sum)| sum), after, i64::from(before.is_none()));
+            }
         }
         Ok(there.is_some())
+    }
+
+    /// Key and checksum of the row that is about to go. Where it is damaged, which is no reason not to replace it, nobody
+    /// knows what it added to the table's sum.
+    fn before(
+        &mut self,
+        table: &str,
+        column: &str,
+        value: &dyn ToSql,
+        columns: usize,
+    ) -> rusqlite::Result<Option<(i64, i64)>> {
+        let found = self
+            .t
+            .prepare_cached(&format!("SELECT * FROM {table} WHERE {column} = ?1"))?
+            .query_row([value], |row| Ok((row.get(0)?, verified(row, 0, columns, table).ok())))
+            .optional()?;
+        Ok(found.map(|(key, sum)| {
+            if sum.is_none() {
+                self.damaged.insert(table.to_string());
+            }
+            (key, sum.unwrap_or(0))
+        }))
+    }
+
+    /// Adds up anew the tables of which a damaged row went: a row whose own checksum was damaged would be missing from
+    /// the sum for ever. How many rows there must be is not counted anew, so what is lost stays known.
+    fn mend(&mut self) -> rusqlite::Result<()> {
+        for table in std::mem::take(&mut self.damaged) {
+            let mut total = 0i64;
+            let mut statement = self.t.prepare(&format!("SELECT sum FROM {table}"))?;
+            let mut rows = statement.query([])?;
+            while let Some(row) = rows.next()? {
+                total = total.wrapping_add(row.get(0)?);
+            }
+            let number: Option<i64> = table.strip_prefix("vectors_").and_then(|number| number.parse().ok());
+            match self.generations.iter_mut().find(|g| Some(g.number) == number) {
+                Some(generation) => generation.total = total,
+                None => self.head.total = total,
+            }
+        }
+        Ok(())
     }
 
     fn remember(&mut self, file: &FileRecord) -> rusqlite::Result<()> {
@@ -168,7 +220,7 @@ impl Batch<'_> {
             FileOutcome::Failed { .. } => None,
         };
         let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64);
-        put_file_of(self.t, file, now.or(before.as_deref()), at)?;
+        put_file(self.t, file, now.or(before.as_deref()), at)?;
         // The file held another track until now (it was re-tagged, say, so that its content hash changed): the old one is
         // gone from the disk. A file that failed keeps the track that it gave before, until it gives another. A track that
         // somebody named stays until somebody removes it.
@@ -185,21 +237,14 @@ impl Batch<'_> {
     }
 
     fn remove(&mut self, id: &TrackId) -> rusqlite::Result<()> {
-        let gone: Option<(i64, i64)> = self
-            .t
-            .prepare_cached("DELETE FROM tracks WHERE id = ?1 RETURNING key, sum")?
-            .query_row([id.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))
-            .optional()?;
-        let Some((key, sum)) = gone else { return Ok(()) };
+        let Some((key, sum)) = self.before("tracks", "id", &id.as_str(), TRACK_COLUMNS)? else { return Ok(()) };
+        self.t.prepare_cached("DELETE FROM tracks WHERE id = ?1")?.execute([id.as_str()])?;
         self.head.add(sum, 0, -1);
-        for generation in &mut self.generations {
-            let sum: Option<i64> = self
-                .t
-                .prepare_cached(&format!("DELETE FROM vectors_{} WHERE track = ?1 RETURNING sum", generation.number))?
-                .query_row([key], |row| row.get(0))
-                .optional()?;
-            if let Some(sum) = sum {
-                generation.add(sum, 0, -1);
+        for at in 0..self.generations.len() {
+            let table = format!("vectors_{}", self.generations[at].number);
+            if let Some((_, sum)) = self.before(&table, "track", &key, VECTOR_COLUMNS)? {
+                self.t.prepare_cached(&format!("DELETE FROM {table} WHERE track = ?1"))?.execute([key])?;
+                self.generations[at].add(sum, 0, -1);
             }
         }
         put_removed(self.t, key, id.as_str(), self.head.next_seq())
@@ -296,15 +341,8 @@ pub(super) fn put_removed(t: &Transaction, key: i64, id: &str, seq: i64) -> rusq
     put(t, "removed", "key", &[&key, &id, &seq]).map(drop)
 }
 
-pub(super) fn put_file(t: &Transaction, file: &FileRecord, at: i64) -> rusqlite::Result<()> {
-    let track = match &file.outcome {
-        FileOutcome::Track(id) => Some(id.as_str()),
-        FileOutcome::Failed { .. } => None,
-    };
-    put_file_of(t, file, track, at)
-}
-
-fn put_file_of(t: &Transaction, file: &FileRecord, track: Option<&str>, at: i64) -> rusqlite::Result<()> {
+/// `track`: what the file gives, or, of one that failed, gave before.
+pub(super) fn put_file(t: &Transaction, file: &FileRecord, track: Option<&str>, at: i64) -> rusqlite::Result<()> {
     let (reason, retry) = match &file.outcome {
         FileOutcome::Track(_) => (None, false),
         FileOutcome::Failed { reason, retry } => (Some(reason), *retry),
