@@ -527,7 +527,12 @@ impl Batch<'_> {
     ) -> Track {
         // The manifest's words where it has some, the tags' otherwise. For some there are no tags, so what a manifest said
         // of them before stays.
-        let mut info = job.input.info.clone().or(info_of(&heard.tags));
+        let mut info = job.input.info.clone();
+        // Of the same sound, which another model hears, what was said before holds.
+        if let Some(before) = before.as_ref().filter(|before| before.content.as_deref() == Some(content)) {
+            info = info.or(before.info.clone());
+        }
+        info = info.or(info_of(&heard.tags));
         if let Some(before) = &before {
             let TrackInfo { released, language, explicit, regions, .. } = before.info.clone();
             info = info.or(TrackInfo { released, language, explicit, regions, ..TrackInfo::default() });

@@ -90,11 +90,7 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
         }
         _ => None,
     };
-    let space = space_beside(&folder, &model)?;
-    let made_by = format!("{} x{}", model.id(), listening.segments);
-    // From here on what is served stays in its space.
-    let mut store = Store::build(&context.catalogue, &space, &made_by)?;
-    let status = Store::read(&context.catalogue)?.status()?;
+    let status = reader.status()?;
     let same_space = status.space.as_deref() == Some(model.config.space.as_str());
     if !same_space && taught.is_none() && status.listeners + status.learned + status.handed_over > 0 {
         return Err(Error::invalid(
@@ -104,6 +100,14 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
         ));
     }
 
+    let space = space_beside(&folder, &model)?;
+    let made_by = format!("{} x{}", model.id(), listening.segments);
+    let mut store = Store::build(&context.catalogue, &space, &made_by)?;
+    // From here on it stays.
+    if reader.is_behind()? {
+        let what = format!("what {} served and what it serves now (run this again)", context.catalogue.display());
+        return Err(Error::mismatch(what, status.space.unwrap_or_default(), "another generation"));
+    }
     let bar = progress(status.tracks, "reindexing");
     bar.set_position(store.built()?.0);
     let told = bar.clone();
