@@ -70,9 +70,12 @@ impl Ready<'_> {
         !self.classes.is_empty()
     }
 
-    /// Whether songs are left out for what they are, as all of a style may be.
-    pub fn is_about_songs(&self) -> bool {
-        self.is_by_class() || !self.artists.is_empty()
+    /// Share of the `all` songs that is let through for what they are: one only where nothing is asked of them.
+    pub fn share(&self, all: usize) -> f64 {
+        match self.is_by_class() || !self.artists.is_empty() {
+            true => (self.songs as f64 / all.max(1) as f64).min(1.0 - f64::EPSILON),
+            false => 1.0,
+        }
     }
 
     pub fn per_artist(&self) -> usize {

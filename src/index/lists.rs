@@ -39,8 +39,8 @@ pub(super) struct Probes {
 pub(super) struct Probe {
     /// In radians.
     pub gap: f32,
-    /// The same where a filter may leave out whole styles: what it lets through lies farther from the query than what is
-    /// nearest to it, and further from its centroid towards the query.
+    /// The same where a filter leaves out the style of the query: what it lets through lies farther from the query than
+    /// what is nearest to it, and further from its centroid towards the query.
     pub filtered: f32,
     /// How many songs lie in the lists that are looked into, without a filter.
     pub songs: f32,

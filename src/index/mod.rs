@@ -556,9 +556,11 @@ impl Index {
             let keep = |key, facts: &Facts| ready.keeps_of_class(key, facts);
             self.songs.gather(self.classes.keys(&ready), query, &keep, &group, &mut best);
         } else {
-            let gap = |probe: Probe| if ready.is_about_songs() { probe.filtered } else { probe.gap };
-            let gap = probe.map_or(f32::INFINITY, gap);
-            self.songs.probe(query, gap, &|key, facts| ready.keeps(key, facts), &group, &mut best);
+            let keep = |key, facts: &Facts| ready.keeps(key, facts);
+            match probe {
+                Some(probe) => self.songs.probe(query, &probe, ready.share(self.len()), &keep, &group, &mut best),
+                None => self.songs.scan(query, &keep, &group, &mut best),
+            }
         }
         Ok(best.into_sorted())
     }

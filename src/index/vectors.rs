@@ -12,6 +12,7 @@ use super::Hit;
 use super::blocks::{Blocks, Coded, CodedTogether, TOGETHER};
 use super::cells::Cells;
 use super::keys::Keys;
+use super::lists::Probe;
 use super::top::Best;
 use crate::error::{Error, Result};
 use crate::linalg::{dot, norm};
@@ -20,6 +21,9 @@ use crate::linalg::{dot, norm};
 /// is looked at; then as many as the first cache holds.
 const FIRST_BLOCKS: usize = 4;
 const MOST_BLOCKS: usize = 64;
+/// Songs of the nearest lists by which a filter is judged: 256 facts are read in 10 µs.
+const SAMPLED_LISTS: usize = 32;
+const SAMPLED_SONGS: usize = 8;
 /// Larger numbers could make a product infinite.
 const LARGEST: f32 = 1e15;
 
@@ -338,20 +342,33 @@ impl<T> Vectors<T> {
     }
 
     /// As [`Vectors::scan`] of unit vectors, in the lists whose centroids are near enough to the query: at an angle no more
-    /// than `gap` (radians) wider than that of the worst of the best so far. Without an end to the gap, in all.
+    /// than a gap (radians) wider than that of the worst of the best so far. Without an end to the gap, in all. It is the
+    /// filtered one where `keep` lets through less than half as many of the songs near the query as of all, of which it
+    /// lets through this `share`.
     pub(super) fn probe(
         &self,
         query: &[f32],
-        gap: f32,
+        gaps: &Probe,
+        share: f64,
         keep: &dyn Fn(u64, &T) -> bool,
         group: &dyn Fn(&T) -> u64,
         best: &mut Best,
     ) {
-        let (Partition::Cells(cells), true) = (&self.partition, gap < f32::INFINITY) else {
+        let (Partition::Cells(cells), true) = (&self.partition, gaps.gap < f32::INFINITY) else {
             return self.scan(query, keep, group, best);
         };
         let (coded, length) = (Coded::new(query), norm(query).max(f32::MIN_POSITIVE));
-        for (list, score) in cells.nearest_lists(&coded) {
+        let mut lists = cells.nearest_lists(&coded);
+        let near: Vec<(u32, f32)> = lists.by_ref().take(if share < 1.0 { SAMPLED_LISTS } else { 0 }).collect();
+        let (mut looked_at, mut kept) = (0, 0);
+        for slots in near.iter().map(|(list, _)| self.lists[*list as usize].slots()) {
+            for slot in slots.iter().step_by(slots.len().div_ceil(SAMPLED_SONGS).max(1)) {
+                looked_at += 1;
+                kept += usize::from(keep(self.keys[*slot as usize], &self.beside[*slot as usize]));
+            }
+        }
+        let gap = if (kept as f64) < 0.5 * share * f64::from(looked_at) { gaps.filtered } else { gaps.gap };
+        for (list, score) in near.into_iter().chain(lists) {
             if wider(score / length, best.threshold() / length) > gap {
                 break;
             }
