@@ -1,8 +1,9 @@
 //! The index at scale, as `run.py` drives it: prints one JSON object a line.
 //!
-//! `index ingest FOLDER ITEMS NORMS D` fills a catalogue; `index ask FOLDER USERS SONGS D [--insert FILE]` opens it,
-//! learns the lists where they are due, and times queries; `index filters FOLDER USERS D` and `index open FOLDER` do
-//! only a part of that; `index churn FOLDER ITEMS USERS D` changes a small catalogue ten times over. Vectors are raw little-endian f32, `[n][d]`.
+//! `index ingest FOLDER ITEMS NORMS D` fills a catalogue, `index build FOLDER` learns its lists and writes the image, and
+//! `index ask FOLDER USERS SONGS D [--insert FILE]` opens it and times queries. `index filters FOLDER USERS D` and
+//! `index open FOLDER` do only a part of that; `index churn FOLDER ITEMS USERS D` changes a small catalogue ten times over.
+//! Vectors are raw little-endian f32, `[n][d]`.
 
 use std::fs::File;
 use std::io::{BufReader, Read};
@@ -33,6 +34,7 @@ fn main() {
             filters(&index, &users.chunks_exact(number(d)).collect::<Vec<_>>());
         }
         ["open", folder] => drop(open(Path::new(folder), 0.99)),
+        ["build", folder] => build(Path::new(folder)),
         ["ask", folder, users, songs, d] => ask(Path::new(folder), users, songs, number(d), None),
         ["ask", folder, users, songs, d, "--insert", more] => {
             ask(Path::new(folder), users, songs, number(d), Some(more));
@@ -149,25 +151,24 @@ fn open(folder: &Path, recall: f32) -> (Store, Index) {
     (store, index)
 }
 
+fn build(folder: &Path) {
+    let (store, mut index) = open(folder, 0.99);
+    let (started, before, n) = (Instant::now(), process_cpu(), index.len());
+    index.build(&store, &|_| ()).expect("lists");
+    println!(
+        "{}",
+        json!({"what": "build", "tracks": n, "seconds": started.elapsed().as_secs_f64(), "cpu": process_cpu() - before,
+            "disk_per_track": folder_bytes(&folder.join("index")) as f64 / n as f64})
+    );
+}
+
 fn ask(folder: &Path, users: &str, songs: &str, d: usize, more: Option<&str>) {
     let (users, songs) = (read(users), read(songs));
     let users: Vec<&[f32]> = users.chunks_exact(d).collect();
     let songs: Vec<&[f32]> = songs.chunks_exact(d).collect();
 
-    let (mut store, mut index) = open(folder, 0.99);
+    let (store, mut index) = open(folder, 0.99);
     let n = index.len();
-    if index.is_due() {
-        let (started, before) = (Instant::now(), process_cpu());
-        index.build(&store, &|_| ()).expect("lists");
-        let index_bytes = folder_bytes(&folder.join("index"));
-        println!(
-            "{}",
-            json!({"what": "build", "tracks": n, "seconds": started.elapsed().as_secs_f64(),
-                "cpu": process_cpu() - before, "disk_per_track": index_bytes as f64 / n as f64})
-        );
-        drop((store, index));
-        (store, index) = open(folder, 0.99);
-    }
 
     let all = Filter::default();
     for (who, queries) in [("users", &users), ("songs", &songs)] {

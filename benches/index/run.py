@@ -239,6 +239,7 @@ def ours(binary, folder):
     shutil.rmtree(catalogue, ignore_errors=True)
     d = str(D)
     yield [binary, "ingest", catalogue, folder / "items.f32", folder / "norms.f32", d]
+    yield [binary, "build", catalogue]
     yield [binary, "ask", catalogue, folder / "users.f32", folder / "songs.f32", d, "--insert", folder / "more.f32"]
 
 
