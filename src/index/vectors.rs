@@ -210,8 +210,13 @@ impl<T> Vectors<T> {
     /// # Errors
     /// `Mismatch` of dimensions; `Invalid` for numbers that are not finite or beyond ±10¹⁵; nothing is changed then.
     pub fn upsert(&mut self, key: u64, vector: &[f32], beside: T) -> Result<()> {
+        self.upsert_into(None, key, vector, beside)
+    }
+
+    /// As [`Vectors::upsert`], into the list of its cell, where that is known already.
+    pub(super) fn upsert_into(&mut self, list: Option<u32>, key: u64, vector: &[f32], beside: T) -> Result<()> {
         check(self.dimensions, vector)?;
-        let list = self.list_of(vector);
+        let list = list.unwrap_or_else(|| self.list_of(vector));
         if let Some(slot) = self.slots.get(key) {
             let at = slot as usize;
             self.rows[at * self.dimensions..][..self.dimensions].copy_from_slice(vector);
