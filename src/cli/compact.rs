@@ -8,7 +8,7 @@ use crate::store::Store;
 
 /// Drops what is kept for `debut reindex --back`, and what an interrupted build left; then writes the database anew, without
 /// the room of what was removed. Takes up to twice as much disk again while it runs. Readers go on, but for services that
-/// have not yet followed the last `debut reindex`: they wait until they have.
+/// have not yet followed the last `debut reindex`: what they ask fails until they have.
 #[derive(clap::Args, Debug)]
 pub struct Args {}
 
