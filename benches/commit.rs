@@ -85,6 +85,8 @@ fn upload(rng: &mut ChaCha8Rng, i: usize) -> [Change; 2] {
         model: Some("bench@0123456789abcdef".into()),
         windows: Some(1),
         predicted: Some(vector.clone()),
+        length: None,
+        confidence: None,
         vector,
         norm: 1.0,
         source: Source::Predicted,

@@ -40,6 +40,8 @@ fn model() -> Model {
         space_json: String::new(),
         encoder: encoder.clone(),
         front_end: FrontEnd::default(),
+        artist: None,
+        confidence: None,
         training: BTreeMap::new(),
         scores: BTreeMap::new(),
     };

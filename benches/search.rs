@@ -42,6 +42,8 @@ fn index(songs: usize, graph: bool) -> (tempfile::TempDir, Index) {
                     model: None,
                     windows: None,
                     predicted: None,
+                    length: None,
+                    confidence: None,
                     vector: song(&mut rng),
                     norm: 1.0,
                     source: Source::Learned,

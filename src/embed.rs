@@ -20,12 +20,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 use std::vec;
 
-use ndarray::{Array2, ArrayView1};
+use ndarray::Array2;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::artefact::content_hash;
 use crate::audio::{Listening, Spent, hear};
-use crate::encoder::{BATCH, Device, Model};
+use crate::encoder::{BATCH, Device, Model, Prediction};
 use crate::error::{Error, Result};
 use crate::inputs::Input;
 
@@ -37,6 +37,8 @@ pub struct Row {
     pub path: PathBuf,
     /// `[d]`, unit length.
     pub vector: Vec<f32>,
+    /// The cosine to expect between the vector and what listeners are going to teach, 0 to 1, where the model knows.
+    pub confidence: Option<f32>,
     /// The share of what was heard that was damaged, and is silent.
     pub lost: f64,
 }
@@ -269,13 +271,15 @@ fn one(job: &Job, place: usize, input: Input, times: &mut Times) -> Result<Waiti
 fn through_network(model: &Model, batch: Vec<Waiting>, threads: u32, done: &mut Done) -> Result<()> {
     let started = Instant::now();
     let tracks: Vec<(&Path, &[Array2<f32>])> = batch.iter().map(|w| (w.path.as_path(), &w.mels[..])).collect();
-    let vectors = model.embed_tracks(&tracks)?;
+    let said = model.hear_tracks(&tracks)?;
+    let predictions: Vec<Prediction> =
+        (said.outer_iter()).map(|said| model.config.prediction(&said.to_vec(), &[])).collect::<Result<_>>()?;
     done.times.network += started.elapsed() * threads;
-    let rows = batch.into_iter().zip(vectors.outer_iter());
-    let row = |(w, v): (Waiting, ArrayView1<f32>)| {
-        (w.place, Row { track: w.track, path: w.path, vector: v.to_vec(), lost: w.lost })
+    let row = |(w, p): (Waiting, Prediction)| {
+        let row = Row { track: w.track, path: w.path, vector: p.vector, confidence: p.confidence, lost: w.lost };
+        (w.place, row)
     };
-    done.rows.extend(rows.map(row));
+    done.rows.extend(batch.into_iter().zip(predictions).map(row));
     Ok(())
 }
 
@@ -314,6 +318,8 @@ mod tests {
             space_json: String::new(),
             encoder,
             front_end: FrontEnd::default(),
+            artist: None,
+            confidence: None,
             training: Default::default(),
             scores: Default::default(),
         };

@@ -21,7 +21,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::artefact::content_hash;
 use crate::audio::{self, DECODER_VERSION, FrontEnd, Heard, Listening, SpectrogramCache, Tags};
-use crate::encoder::Model;
+use crate::encoder::artist::MOST;
+use crate::encoder::{Known, Model, ModelConfig, Prediction};
 use crate::error::{Error, Result};
 use crate::ids::TrackId;
 use crate::inputs::Input;
@@ -487,9 +488,9 @@ impl Batch<'_> {
         if !heard.is_empty() {
             let tracks: Vec<(&Path, &[Array2<f32>])> =
                 heard.iter().map(|h| (h.job.input.path.as_path(), &h.heard.mels[..])).collect();
-            let predicted = self.model.embed_tracks(&tracks)?;
+            let said = self.model.hear_tracks(&tracks)?;
             let mut in_batch: HashMap<TrackId, String> = HashMap::new();
-            for (h, vector) in heard.into_iter().zip(predicted.outer_iter()) {
+            for (h, said) in heard.into_iter().zip(said.outer_iter()) {
                 let HeardJob { job, content: Content { hash: content, id }, heard } = h;
                 let before = sound(self.store.entry(&id))?;
                 let same = |t: &Track| t.content.as_deref() == Some(&content) && self.maker.made(t);
@@ -499,7 +500,7 @@ impl Batch<'_> {
                     (Status::Skipped, Some("same content as another file of this run".to_string()), None)
                 } else {
                     let audio_before = before.as_ref().is_some_and(|t| t.content.is_some());
-                    let track = self.track(&job, &id, &content, &heard, vector.to_vec(), before);
+                    let track = self.track(&job, &id, &content, &heard, &said.to_vec(), before)?;
                     changes.push(Change::Upsert(Box::new(track)));
                     in_batch.insert(id.clone(), content);
                     let lost = (heard.lost > 0.0).then_some(heard.lost);
@@ -522,9 +523,9 @@ impl Batch<'_> {
         id: &TrackId,
         content: &str,
         heard: &Heard,
-        predicted: Vec<f32>,
+        said: &[f32],
         before: Option<Track>,
-    ) -> Track {
+    ) -> Result<Track> {
         // The manifest's words where it has some, the tags' otherwise. For some there are no tags, so what a manifest said
         // of them before stays.
         let mut info = job.input.info.clone();
@@ -537,8 +538,9 @@ impl Batch<'_> {
             let TrackInfo { released, language, explicit, regions, .. } = before.info.clone();
             info = info.or(TrackInfo { released, language, explicit, regions, ..TrackInfo::default() });
         }
+        let predicted = predict(self.store, &self.model.config, id, &info, said)?;
         let played = before.filter(|t| t.plays > 0);
-        Track {
+        Ok(Track {
             id: id.clone(),
             path: Some(job.input.path.clone()),
             content: Some(content.to_string()),
@@ -547,12 +549,14 @@ impl Batch<'_> {
             tiled: heard.tiled,
             model: Some(self.maker.model.clone()),
             windows: Some(self.maker.windows),
-            vector: played.as_ref().map_or_else(|| predicted.clone(), |t| t.vector.clone()),
-            predicted: Some(predicted),
+            vector: played.as_ref().map_or(predicted.vector, |t| t.vector.clone()),
+            predicted: Some(predicted.sound),
+            length: Some(predicted.length),
+            confidence: predicted.confidence,
             norm: played.as_ref().map_or(self.model.config.typical_norm, |t| t.norm),
             source: played.as_ref().map_or(Source::Predicted, |t| t.source),
             plays: played.as_ref().map_or(0, |t| t.plays),
-        }
+        })
     }
 
     fn acknowledge(&mut self, mut outcome: Outcome, started: Instant) {
@@ -560,6 +564,26 @@ impl Batch<'_> {
         self.summary.count(&outcome);
         (self.report)(&outcome);
     }
+}
+
+/// What to serve of a track until somebody plays it, given what the network said of its sound and what the catalogue
+/// knows of its artist.
+pub(crate) fn predict(
+    store: &Store,
+    model: &ModelConfig,
+    id: &TrackId,
+    info: &TrackInfo,
+    said: &[f32],
+) -> Result<Prediction> {
+    let head = model.artist.unwrap_or_default();
+    let songs = match info.artist_or_album() {
+        Some(artist) if head.share > 0.0 => store.songs_of(artist, MOST)?,
+        _ => Vec::new(),
+    };
+    let songs = songs.iter().filter(|song| song.id != *id);
+    let songs: Vec<Known> =
+        songs.map(|song| Known { vector: &song.vector, evidence: head.evidence(song.plays) }).collect();
+    model.prediction(said, &songs)
 }
 
 fn file_of(job: &Job, content: &str, id: &TrackId) -> Change {
@@ -611,7 +635,7 @@ fn info_of(tags: &Tags) -> TrackInfo {
 mod tests {
     use super::*;
     use crate::artefact::SpaceId;
-    use crate::encoder::{EncoderConfig, ModelConfig, Weights};
+    use crate::encoder::{ArtistHead, Calibration, Confidence, EncoderConfig, Weights};
     use crate::store::SpaceRow;
 
     /// A small model whose weights are all `scale` times a random one's: at 0 it predicts nothing, which is an error.
@@ -630,6 +654,11 @@ mod tests {
             space_json: String::new(),
             encoder,
             front_end: FrontEnd::default(),
+            artist: Some(ArtistHead { attention: 2.0, half: 1.0, share: 0.8, half_evidence: 10.0 }),
+            confidence: Some(Confidence {
+                sound: Calibration { intercept: 0.25, slope: 0.0, margin: 0.1 },
+                artist: Calibration { intercept: 0.5, slope: 0.25, margin: 0.1 },
+            }),
             training: Default::default(),
             scores: Default::default(),
         };
@@ -759,5 +788,45 @@ mod tests {
         assert_eq!(run(&mut store, 1.0, two()).unwrap().0.skipped, 2);
         assert_eq!(store.status().unwrap().tracks, 3);
         assert!(store.check().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_known_artist_s_new_song_is_served_nearer_to_what_people_play_of_him() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = catalogue(dir.path());
+        let by = |artist: &str, input: Result<Input>| {
+            let info = TrackInfo { artist: Some(artist.into()), ..TrackInfo::default() };
+            Ok(Input { info, ..input.unwrap() })
+        };
+        let mut inputs = songs(dir.path(), 3).into_iter();
+        let mut next = || inputs.next().unwrap();
+        run(&mut store, 1.0, vec![by("Ann", next())]).unwrap();
+        let first = store.songs_of("Ann", 9).unwrap();
+        assert_eq!(first, [], "nobody has played it");
+        let mut played = None;
+        store
+            .for_each_track(&mut |_, track| {
+                played = Some(track);
+                Ok(())
+            })
+            .unwrap();
+        let alone = played.unwrap();
+        assert_eq!((&alone.predicted.clone().unwrap(), alone.confidence), (&alone.vector, Some(0.25)));
+        let taught = vec![0.0, 0.0, 0.0, 1.0];
+        let learned = Track { vector: taught.clone(), source: Source::HandedOver, plays: 90, ..alone };
+        store.commit(&[Change::Upsert(Box::new(learned))]).unwrap();
+
+        let (_, outcomes) = run(&mut store, 1.0, vec![by("Ann", next()), by("Bob", next())]).unwrap();
+        let track = |i: usize| store.track(outcomes[i].track.as_ref().unwrap()).unwrap().unwrap();
+        let (ann, bob) = (track(0), track(1));
+        let (sound, length) = (ann.predicted.clone().unwrap(), ann.length.unwrap());
+        let toward = |v: &[f32]| v[3];
+        assert!(toward(&ann.vector) > toward(&sound) + 0.1, "{:?} after {sound:?}", ann.vector);
+        assert_eq!((Some(&bob.vector), bob.confidence), (bob.predicted.as_ref(), Some(0.25)));
+        // As the model joins what was kept.
+        let said: Vec<f32> = sound.iter().map(|x| x * length).collect();
+        let again = model(1.0).config.prediction(&said, &[Known { vector: &taught, evidence: 0.9 }]).unwrap();
+        assert!(again.vector.iter().zip(&ann.vector).all(|(a, b)| (a - b).abs() < 1e-6));
+        assert!((again.confidence.unwrap() - ann.confidence.unwrap()).abs() < 1e-6 && ann.confidence != Some(0.25));
     }
 }

@@ -20,6 +20,7 @@ use crate::artefact::content_hash;
 use crate::audio::{Listening, SpectrogramCache, hear};
 use crate::encoder::{BATCH, Model};
 use crate::error::{Error, Result};
+use crate::ingest::predict;
 use crate::store::{Change, Source, Store, Track};
 
 /// Tracks to a commit: a few seconds of work, which is what a kill costs.
@@ -69,6 +70,8 @@ pub fn build(
 ) -> Result<Built> {
     let Job { stop, report } = job;
     let mut built = Built::default();
+    // What an artist's songs have been taught holds in their space.
+    let served = same_space.map(|_| Store::read(store.folder())).transpose()?;
     let mut after = 0;
     loop {
         let group = store.unbuilt(after, GROUP)?;
@@ -87,9 +90,9 @@ pub fn build(
         let mut changes = Vec::with_capacity(group.len());
         for outcome in done.into_iter().flatten() {
             match outcome {
-                Outcome::Heard(track, predicted) => {
+                Outcome::Heard(track, said) => {
                     built.heard += 1;
-                    changes.push(heard(model, listening, track, predicted, same_space.is_some()));
+                    changes.push(heard(model, listening, track, &said, served.as_ref())?);
                 }
                 Outcome::Silent(key, track) => {
                     let has_sound = track.content.is_some();
@@ -110,7 +113,7 @@ pub fn build(
 }
 
 enum Outcome {
-    /// `[d]`, unit length.
+    /// `[d]`, as the network says it.
     Heard(Track, Vec<f32>),
     Silent(u64, Track),
 }
@@ -153,7 +156,7 @@ fn embed(
     let all: Vec<(&Path, &[Array2<f32>])> =
         paths.iter().map(|p| p.as_path()).zip(mels.iter().map(|m| &m[..])).collect();
     if !all.is_empty() {
-        let vectors = model.embed_tracks(&all)?;
+        let vectors = model.hear_tracks(&all)?;
         for (track, vector) in tracks.into_iter().zip(vectors.outer_iter()) {
             report(track, None);
             outcomes.push(Outcome::Heard(track.clone(), vector.to_vec()));
@@ -195,18 +198,25 @@ fn spectrograms(
     Ok(heard.mels)
 }
 
-/// The track as the new model hears it. What its listeners taught about it holds in its space.
-fn heard(model: &Model, listening: &Listening, track: Track, predicted: Vec<f32>, same_space: bool) -> Track {
-    let played = same_space && track.plays > 0;
-    Track {
+/// The track as the new model hears it. What its listeners taught about it, and about its artist's songs, holds in its
+/// space: there `served` is the catalogue as it is served.
+fn heard(model: &Model, listening: &Listening, track: Track, said: &[f32], served: Option<&Store>) -> Result<Track> {
+    let played = served.is_some() && track.plays > 0;
+    let predicted = match served {
+        Some(store) => predict(store, &model.config, &track.id, &track.info, said)?,
+        None => model.config.prediction(said, &[])?,
+    };
+    Ok(Track {
         model: Some(model.id()),
         windows: Some(listening.segments as u32),
-        vector: if played { track.vector } else { predicted.clone() },
-        predicted: Some(predicted),
+        vector: if played { track.vector } else { predicted.vector },
+        predicted: Some(predicted.sound),
+        length: Some(predicted.length),
+        confidence: predicted.confidence,
         norm: if played { track.norm } else { model.config.typical_norm },
         source: if played { track.source } else { Source::Predicted },
         ..track
-    }
+    })
 }
 
 #[cfg(test)]
@@ -233,6 +243,8 @@ mod tests {
             space_json: String::new(),
             encoder,
             front_end: FrontEnd::default(),
+            artist: None,
+            confidence: None,
             training: Default::default(),
             scores: Default::default(),
         };
@@ -279,6 +291,8 @@ mod tests {
             model: None,
             windows: None,
             predicted: None,
+            length: None,
+            confidence: None,
             vector,
             norm: 3.0,
             source: Source::Learned,

@@ -67,6 +67,8 @@ fn track(album: usize, number: usize, stamp: u32, source: Source) -> Change {
         model: None,
         windows: None,
         predicted: None,
+        length: None,
+        confidence: None,
         vector: vector(stamp, number),
         norm: stamp as f32,
         source,

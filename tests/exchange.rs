@@ -87,6 +87,8 @@ fn a_track(i: usize, rng: &mut ChaCha8Rng) -> Track {
         model: word("model", 2),
         windows: i.is_multiple_of(2).then_some(3),
         predicted: (source != Source::Learned).then(|| unit(rng)),
+        length: (source != Source::Learned).then_some(0.625),
+        confidence: (source == Source::Predicted).then_some(0.75),
         vector: unit(rng),
         norm: rng.random_range(0.0..2.0),
         source,

@@ -26,6 +26,8 @@ fn a_track(name: &str) -> Change {
         model: None,
         windows: None,
         predicted: None,
+        length: None,
+        confidence: None,
         vector: vec![0.6, 0.8],
         norm: 1.0,
         source: Source::Learned,

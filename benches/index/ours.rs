@@ -100,6 +100,8 @@ fn track(number: usize, vector: &[f32], norm: f32) -> Change {
         model: None,
         windows: None,
         predicted: None,
+        length: None,
+        confidence: None,
         vector: vector.to_vec(),
         norm,
         source: Source::Learned,

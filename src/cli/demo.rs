@@ -63,7 +63,7 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     print_line(&format!("   {} added, {} failed", summary.added, summary.failed))?;
 
     print_line("\n2. The listeners, and what they played")?;
-    let report = hand_over_all(&mut store, &factors, &data, &words, &context.config.handover)?;
+    let report = hand_over_all(&mut store, &factors, &data, &words, Some(&model.config), &context.config.handover)?;
     print_line(&format!(
         "   {} (simulated: see {}); {} played so far, {} of them here as clips",
         count(report.listeners, "listener"),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arrow_array::builder::{FixedSizeListBuilder, Float32Builder};
-use arrow_array::{ArrayRef, Float64Array, RecordBatch, StringArray};
+use arrow_array::{ArrayRef, Float32Array, Float64Array, RecordBatch, StringArray};
 use ndarray::Array2;
 use ndarray_npy::WriteNpyExt;
 use parquet::arrow::ArrowWriter;
@@ -24,7 +24,8 @@ use crate::inputs::{Input, read_manifest, walk};
 
 const EXAMPLES: &str = "\
 Examples:
-  debut embed ~/Music --out vectors.parquet      columns track, path, vector (40 numbers of unit length), and lost: the
+  debut embed ~/Music --out vectors.parquet      columns track, path, vector (40 numbers of unit length), confidence
+                                                 (the cosine to expect with what listeners will teach), and lost: the
                                                  share of what was heard that was damaged, and is silent
   debut embed a.mp3 b.flac --out vectors.npy     float32 [n, 40], and vectors.ids with the track of each row
   debut embed ~/Music --out v.npy --timings      where the time goes, stage by stage
@@ -268,6 +269,7 @@ fn table(path: &Path, dimensions: usize, rows: &[Row]) -> Result<RecordBatch> {
         ("track", Arc::new(tracks) as ArrayRef),
         ("path", Arc::new(paths) as ArrayRef),
         ("vector", Arc::new(list.finish()) as ArrayRef),
+        ("confidence", Arc::new(rows.iter().map(|row| row.confidence).collect::<Float32Array>())),
         ("lost", Arc::new(Float64Array::from_iter_values(rows.iter().map(|row| row.lost))) as ArrayRef),
     ])
     .map_err(|e| problem(&e))

@@ -195,7 +195,7 @@ fn model(args: ModelArgs, context: Context) -> Result<ExitCode> {
 }
 
 /// What the network hears of a window, `[frames, mel_bands]`: its middle.
-fn middle(heard: &HeardTracks, track: usize, window: usize) -> Result<Array2<f32>> {
+pub fn middle(heard: &HeardTracks, track: usize, window: usize) -> Result<Array2<f32>> {
     let frames = FrontEnd::default().frames;
     let start = (EXCERPT_FRAMES - frames) / 2;
     Ok(heard.load(track, window)?.slice(s![start..start + frames, ..]).to_owned())

@@ -9,7 +9,9 @@ use serde_json::json;
 use super::factorize::read_interactions;
 use super::{Context, build_index, count, print_json, print_line, progress};
 use crate::artefact::atomic_write;
-use crate::encoder::Model;
+use crate::encoder::artist::MOST;
+use crate::encoder::embed::normalise;
+use crate::encoder::{Known, Model, ModelConfig, Prediction};
 use crate::error::{Error, Result};
 use crate::events::Interactions;
 use crate::factors::{Factors, Space};
@@ -38,6 +40,11 @@ pub struct Args {
     #[arg(long, value_name = "EVENTS")]
     events: PathBuf,
 
+    /// The model that predicted: what an artist's songs, as far as people play them, say of his others is looked at
+    /// again. Without it such tracks keep what they were given when they came in.
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+
     /// Titles, artists and the rest of a manifest; what it leaves empty stays as the catalogue has it.
     #[arg(long, value_name = "tracks.csv|jsonl")]
     tracks: Option<PathBuf>,
@@ -51,7 +58,11 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
         Some(path) => read_manifest(path)?.into_iter().filter_map(|i| Some((i.id?, i.info))).collect(),
     };
     let mut store = Store::open(&context.catalogue)?;
-    let report = hand_over_all(&mut store, &factors, &data, &words, &context.config.handover)?;
+    let model = args.model.as_deref().map(ModelConfig::load).transpose()?;
+    if let Some(model) = &model {
+        factors.space.require("the factors' space and the model's", &model.space)?;
+    }
+    let report = hand_over_all(&mut store, &factors, &data, &words, model.as_ref(), &context.config.handover)?;
     store.checkpoint()?;
     build_index(&store, &context.config.index)?;
     if context.json {
@@ -83,6 +94,7 @@ pub fn hand_over_all(
     factors: &Factors,
     data: &Interactions,
     words: &HashMap<TrackId, TrackInfo>,
+    model: Option<&ModelConfig>,
     config: &HandoverConfig,
 ) -> Result<Report> {
     config.check()?;
@@ -150,6 +162,8 @@ pub fn hand_over_all(
             model: None,
             windows: None,
             predicted: None,
+            length: None,
+            confidence: None,
             vector: Vec::new(),
             norm: space.typical_norm,
             source: Source::Learned,
@@ -157,17 +171,23 @@ pub fn hand_over_all(
         }));
     }
 
+    let as_named = |track: &Track| match words.get(&track.id) {
+        Some(words) => words.clone().or(track.info.clone()),
+        None => track.info.clone(),
+    };
+    let artists = Artists::new(tracks.iter().map(|track| (&track.id, as_named(track))), factors, model);
     let bar = progress(tracks.len() as u64, "handing over");
-    for mut track in tracks {
+    for before in &tracks {
         bar.inc(1);
-        let before = track.clone();
-        if let Some(words) = words.get(&track.id) {
-            track.info = words.clone().or(track.info);
+        let mut track = Track { info: as_named(before), ..before.clone() };
+        let predicted = artists.prediction(&track)?;
+        if let Some((_, confidence)) = &predicted {
+            track.confidence = *confidence;
         }
         let number = data.tracks.number(&track.id);
         let evidence = number.map(|n| by_track.row(n as usize)).filter(|(who, ..)| !who.is_empty());
-        let served: Option<(Vec<f32>, Source)> = match (&track.predicted, evidence) {
-            (Some(predicted), Some((who, confidence, preference))) => {
+        let served: Option<(Vec<f32>, Source)> = match (&predicted, evidence) {
+            (Some((predicted, _)), Some((who, confidence, preference))) => {
                 let mut listeners = Array2::zeros((who.len(), d));
                 for (mut to, &user) in listeners.outer_iter_mut().zip(who) {
                     to.assign(&users.row(user as usize));
@@ -177,7 +197,7 @@ pub fn hand_over_all(
                 let y = hand_over(&scaled, gram.view(), ridge, listeners.view(), confidence, preference, config)?;
                 Some((y, Source::HandedOver))
             }
-            (Some(predicted), None) => Some((predicted.iter().map(|v| v * length).collect(), Source::Predicted)),
+            (Some((predicted, _)), None) => Some((predicted.iter().map(|v| v * length).collect(), Source::Predicted)),
             (None, _) => rows.get(&track.id).map(|&row| (factors.track_factors.row(row).to_vec(), Source::Learned)),
         };
         // A track that was only ever skipped has no direction; what is served stays, and a new one is not added.
@@ -196,7 +216,7 @@ pub fn hand_over_all(
         } else if before.vector.is_empty() {
             continue;
         }
-        if track != before {
+        if track != *before {
             changes.push(Change::Upsert(Box::new(track)));
         }
         if changes.len() == 1000 {
@@ -221,6 +241,63 @@ pub fn hand_over_all(
     store.set_listeners(&listeners)?;
     report.listeners = listeners.len() as u64;
     Ok(report)
+}
+
+/// What is known of artists, for the model that joins it with the sound of their other songs.
+struct Artists<'a> {
+    model: Option<&'a ModelConfig>,
+    /// Of each artist the songs that people play, the most played first: `[d]` of unit length, and what it rests on.
+    songs: HashMap<String, Vec<(&'a TrackId, Vec<f32>, f32)>>,
+}
+
+impl<'a> Artists<'a> {
+    fn new(
+        tracks: impl Iterator<Item = (&'a TrackId, TrackInfo)>,
+        factors: &Factors,
+        model: Option<&'a ModelConfig>,
+    ) -> Artists<'a> {
+        let head = model.and_then(|model| model.artist).filter(|head| head.share > 0.0);
+        let mut songs: HashMap<String, Vec<(&TrackId, Vec<f32>, f32)>> = HashMap::new();
+        if let Some(head) = head {
+            let rows: HashMap<&TrackId, usize> = factors.tracks.iter().zip(0..).collect();
+            for (id, info) in tracks {
+                let (Some(artist), Some(&row)) = (info.artist_or_album(), rows.get(id)) else { continue };
+                let mut vector = factors.track_factors.row(row).to_owned();
+                let evidence = head.evidence(factors.plays[row]);
+                if evidence > 0.0 && normalise(vector.view_mut()) {
+                    songs.entry(artist.to_string()).or_default().push((id, vector.to_vec(), evidence));
+                }
+            }
+            for songs in songs.values_mut() {
+                songs.sort_by(|a, b| b.2.total_cmp(&a.2).then(a.0.cmp(b.0)));
+                // One more, since a song is not its own evidence.
+                songs.truncate(MOST + 1);
+            }
+        }
+        Artists { model, songs }
+    }
+
+    /// What is served of a track until somebody plays it `[d]`, of unit length, and how sure that is; `None` where no
+    /// network heard it.
+    fn prediction(&self, track: &Track) -> Result<Option<(Vec<f32>, Option<f32>)>> {
+        let Some(sound) = &track.predicted else { return Ok(None) };
+        let (Some(model), Some(length)) = (self.model.filter(|m| track.model == Some(m.id())), track.length) else {
+            // It was joined when the track came in; what was served before it was played is the plays' now.
+            let served = if track.source == Source::Predicted { &track.vector } else { sound };
+            return Ok(Some((served.clone(), track.confidence)));
+        };
+        let said: Vec<f32> = sound.iter().map(|x| x * length).collect();
+        let songs = track.info.artist_or_album().and_then(|artist| self.songs.get(artist));
+        let songs: Vec<Known> = songs
+            .into_iter()
+            .flatten()
+            .filter(|(id, ..)| **id != track.id)
+            .take(MOST)
+            .map(|(_, vector, evidence)| Known { vector, evidence: *evidence })
+            .collect();
+        let Prediction { vector, confidence, .. } = model.prediction(&said, &songs)?;
+        Ok(Some((vector, confidence)))
+    }
 }
 
 /// The file beside a model that describes the space it predicts into.
@@ -272,4 +349,99 @@ fn adopt(store: &mut Store, space: &Space) -> Result<()> {
 
 fn describe(space: &Space, path: &Path) -> Result<String> {
     serde_json::to_string(&json!(space)).map_err(|e| Error::format(path, "a space that JSON can hold", e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::artefact::SpaceId;
+    use crate::audio::FrontEnd;
+    use crate::encoder::{ArtistHead, EncoderConfig};
+    use crate::events::{Action, ConfidenceConfig, Event, interactions};
+    use crate::factors::{AlsConfig, fit};
+    use crate::ids::UserId;
+
+    fn id(name: &str) -> TrackId {
+        TrackId::new(name).unwrap()
+    }
+
+    /// Two crowds, each with songs of its own.
+    fn world() -> (Interactions, Factors) {
+        let events = (0..40u32).flat_map(|u| (0..4).map(move |t| (u, if u < 20 { t } else { 4 + t })));
+        let events = events.map(|(u, t)| Event {
+            time: 0,
+            user: UserId::new(format!("u{u}")).unwrap(),
+            track: id(&format!("t{t}")),
+            action: Action::Play,
+            value: 1.0,
+        });
+        let data = interactions(events, &ConfidenceConfig::default(), None).unwrap();
+        let config = AlsConfig { dimensions: 2, regularisation: 0.1, ..AlsConfig::default() };
+        let factors = fit(&data, &config, &mut |_| std::ops::ControlFlow::Continue(())).unwrap();
+        (data, factors)
+    }
+
+    /// A song that the network heard and places between the crowds, by an artist.
+    fn heard(name: &str, artist: &str, model: &ModelConfig) -> Track {
+        let half = std::f32::consts::FRAC_1_SQRT_2;
+        Track {
+            id: id(name),
+            path: None,
+            content: Some(name.into()),
+            info: TrackInfo { artist: Some(artist.into()), ..TrackInfo::default() },
+            seconds: None,
+            tiled: false,
+            model: Some(model.id()),
+            windows: Some(1),
+            predicted: Some(vec![half, half]),
+            length: Some(0.5),
+            confidence: None,
+            vector: vec![half, half],
+            norm: 1.0,
+            source: Source::Predicted,
+            plays: 0,
+        }
+    }
+
+    #[test]
+    fn a_new_song_moves_to_its_artist_s_listeners_when_the_model_comes_along() {
+        let dir = tempfile::tempdir().unwrap();
+        let (data, factors) = world();
+        let head = ArtistHead { attention: 0.0, half: 0.5, share: 0.9, half_evidence: 1.0 };
+        let model = ModelConfig {
+            name: "m".into(),
+            space: factors.space.clone(),
+            typical_norm: 1.0,
+            weights: "w".into(),
+            space_json: String::new(),
+            encoder: EncoderConfig { dimensions: 2, ..EncoderConfig::default() },
+            front_end: FrontEnd::default(),
+            artist: Some(head),
+            confidence: None,
+            training: Default::default(),
+            scores: Default::default(),
+        };
+        let mut store = Store::open(dir.path()).unwrap();
+        adopt(&mut store, &factors.space()).unwrap();
+        let songs = [heard("t0", "Ann", &model), heard("t4", "Bob", &model), heard("new", "Ann", &model)];
+        store.commit(&songs.map(|t| Change::Upsert(Box::new(t)))).unwrap();
+        let near = |store: &Store, one: &str, other: &str| {
+            let vector = |name: &str| store.track(&id(name)).unwrap().unwrap().vector;
+            vector(one).iter().zip(vector(other)).map(|(a, b)| a * b).sum::<f32>()
+        };
+        let mut run = |model: Option<&ModelConfig>| {
+            hand_over_all(&mut store, &factors, &data, &HashMap::new(), model, &HandoverConfig::default()).unwrap();
+            (near(&store, "new", "t0"), near(&store, "new", "t4"))
+        };
+        let (before, _) = run(None);
+        let (ann, bob) = run(Some(&model));
+        assert!(ann > before + 0.05 && ann > bob + 0.3, "{before} {ann} {bob}");
+        // What came of it stays where the model does not come along, and comes again where it does.
+        assert_eq!(run(None), (ann, bob));
+        assert_eq!(run(Some(&model)), (ann, bob));
+        // Another model's predictions are not joined by this one's head.
+        let other = ModelConfig { weights: "x".into(), ..model.clone() };
+        assert_eq!(run(Some(&other)), (ann, bob));
+        assert!(SpaceId::named("other") != factors.space);
+    }
 }

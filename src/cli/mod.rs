@@ -2,6 +2,7 @@
 //! and prints; where two stages meet (spectrograms and targets, say), they meet here.
 
 mod backup;
+mod calibrate;
 mod check;
 mod compact;
 mod demo;

@@ -132,7 +132,7 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     let serve = missing == 0 || args.leave_out;
     if serve {
         if let Some((factors, data)) = &taught {
-            hand_over_all(&mut store, factors, data, &HashMap::new(), &context.config.handover)?;
+            hand_over_all(&mut store, factors, data, &HashMap::new(), Some(&model.config), &context.config.handover)?;
         } else if same_space {
             store.take_over_plays()?;
         }

@@ -8,6 +8,8 @@ use ndarray::Array2;
 use rayon::prelude::*;
 use serde_json::json;
 
+use super::calibrate::{Tracks, calibrate};
+use super::evaluate::middle;
 use super::{Context, count, exit_code, print_json, print_line, progress};
 use crate::artefact::{content_hash, write_toml};
 use crate::audio::cache::{CachedKey, SpectrogramCache};
@@ -19,6 +21,10 @@ use crate::eval::split;
 use crate::factors::Factors;
 use crate::ids::{Ids, TrackId};
 use crate::inputs::{Input, read_manifest, walk};
+use crate::store::TrackInfo;
+
+/// Listeners at which a factor counts half.
+const HALF_EVIDENCE: f32 = 10.0;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -88,7 +94,8 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     let targets =
         Array2::from_shape_fn((joined.len(), factors.dimensions()), |(i, j)| factors.track_factors[(joined[i].1, j)]);
     // A factor learned from few listeners is noise for a target: its weight grows with them, and halves at ten.
-    let weights: Vec<f32> = joined.iter().map(|&(_, row)| factors.plays[row] as f32).map(|n| n / (n + 10.0)).collect();
+    let weights: Vec<f32> =
+        joined.iter().map(|&(_, row)| factors.plays[row] as f32).map(|n| n / (n + HALF_EVIDENCE)).collect();
     let audio = Joined { heard: &heard, tracks: joined.iter().map(|&(track, _)| track).collect() };
     let is_valid = |i: usize| split(&heard.tracks[joined[i].0], config.train.seed ^ 0x76616c) < args.validation;
     let (valid, training): (Vec<usize>, Vec<usize>) = (0..joined.len()).partition(|&i| is_valid(i));
@@ -158,11 +165,36 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
         space_json: write_space(&args.out, &factors.space())?,
         encoder: config.encoder.clone(),
         front_end: FrontEnd::default(),
+        artist: None,
+        confidence: None,
         training: facts.iter().map(|(k, v)| (k.to_string(), v.clone())).collect(),
         scores: [("validation_cosine".to_string(), trained.best.valid_cosine)].into(),
     };
     write_toml(&args.out.join("config.toml"), config)?;
-    let model = Model::new(model_config, &trained.weights)?;
+    let mut model = Model::new(model_config, &trained.weights)?;
+    let infos: Vec<&TrackInfo> = joined.iter().map(|&(track, _)| &heard.inputs[track].info).collect();
+    let listeners: Vec<u32> = joined.iter().map(|&(_, row)| factors.plays[row]).collect();
+    let tracks = Tracks {
+        infos: &infos,
+        targets: targets.view(),
+        weights: &weights,
+        listeners: &listeners,
+        training: &training,
+        validation: &valid,
+        half_evidence: HALF_EVIDENCE,
+    };
+    let calibrated = calibrate(&model, &tracks, &|i| middle(&heard, joined[i].0, heard.windows / 2))?;
+    model.config.artist = calibrated.head;
+    model.config.confidence = Some(calibrated.confidence);
+    let (alone, joined_with) = calibrated.cosines;
+    model.config.scores.insert("validation_cosine_with_artist".into(), joined_with);
+    if !context.json {
+        print_line(&format!(
+            "{} of {} validation tracks have an artist with other songs: cosine {alone:.4} by the sound alone, {joined_with:.4} with them",
+            calibrated.with_songs,
+            valid.len()
+        ))?;
+    }
     model.save(&args.out)?;
     if context.json {
         print_json(

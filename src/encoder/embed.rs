@@ -117,14 +117,27 @@ impl Model {
         Ok(vectors)
     }
 
-    /// The vectors of tracks from the spectrograms of their windows, `[frames, mel_bands]` each: the mean of what the
-    /// network says of a track's windows, scaled to unit length. `[tracks, dimensions]`. Besides what it is given it
-    /// holds [`BATCH`] windows, however many there are.
+    /// The vectors of tracks `[tracks, dimensions]`: what [`hear_tracks`](Model::hear_tracks) gives, scaled to unit length.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn embed_tracks(&self, tracks: &[(&Path, &[Array2<f32>])]) -> Result<Array2<f32>> {
+        let mut vectors = self.hear_tracks(tracks)?;
+        // Each has a length, as is said there.
+        for vector in vectors.outer_iter_mut() {
+            normalise(vector);
+        }
+        Ok(vectors)
+    }
+
+    /// What the network says of tracks, from the spectrograms of their windows, `[frames, mel_bands]` each: the mean over
+    /// a track's windows. `[tracks, dimensions]`. Besides what it is given it holds [`BATCH`] windows, however many
+    /// there are.
     ///
     /// # Errors
     /// `Mismatch` or `Invalid`, naming the path: a spectrogram of another shape, or with a number that is not finite; a
     /// track without a window, or of which the network says nothing.
-    pub fn embed_tracks(&self, tracks: &[(&Path, &[Array2<f32>])]) -> Result<Array2<f32>> {
+    pub fn hear_tracks(&self, tracks: &[(&Path, &[Array2<f32>])]) -> Result<Array2<f32>> {
         let EncoderConfig { frames, mel_bands, dimensions, .. } = self.config.encoder;
         let windows: Vec<(usize, &Array2<f32>)> =
             tracks.iter().enumerate().flat_map(|(track, (_, mels))| mels.iter().map(move |mel| (track, mel))).collect();
@@ -145,18 +158,16 @@ impl Model {
             }
             let said = self.engine.predict(mels, dimensions)?;
             for (&(track, _), said) in block.iter().zip(said.outer_iter()) {
-                // Their sum points where their mean does.
                 let mut vector = vectors.row_mut(track);
                 vector += &said;
             }
         }
-        for (track, vector) in vectors.outer_iter_mut().enumerate() {
-            if !normalise(vector) {
-                return Err(Error::invalid(
-                    format!("the prediction for {}", path(track)),
-                    "a direction",
-                    "no finite length",
-                ));
+        for (track, mut vector) in vectors.outer_iter_mut().enumerate() {
+            vector /= tracks[track].1.len().max(1) as f32;
+            let length = vector.dot(&vector);
+            if !(length.is_finite() && length > 0.0) {
+                let what = format!("the prediction for {}", path(track));
+                return Err(Error::invalid(what, "a direction", "no finite length"));
             }
         }
         Ok(vectors)

@@ -19,7 +19,9 @@
 //! [`AudioEncoder`] is the network's definition: training runs it, and embedding on a GPU. On the CPU songs are embedded
 //! by the same network written as a few loops (`infer.rs`), which is tested against it.
 
+pub mod artist;
 pub mod baseline;
+pub mod confidence;
 pub mod dataset;
 pub mod device;
 pub mod embed;
@@ -38,11 +40,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
+pub use artist::{ArtistHead, Known};
 pub use baseline::LinearBaseline;
+pub use confidence::Calibration;
 pub use dataset::Spectrograms;
 pub use device::Device;
 pub use embed::BATCH;
-pub use model::{Model, ModelConfig};
+pub use model::{Confidence, Model, ModelConfig, Prediction};
 pub use train::{Epoch, TrainConfig, Trained, train};
 
 /// The shape of the network. `Default` is the preset "dieleman2014".

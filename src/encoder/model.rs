@@ -15,7 +15,9 @@ use ndarray::{Array1, Array2, ArrayView3};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
-use super::embed::Engine;
+use super::artist::{ArtistHead, Known};
+use super::confidence::Calibration;
+use super::embed::{Engine, normalise};
 use super::{CONVOLUTIONS, Device, EncoderConfig, LAYERS, Layer, Weights};
 use crate::artefact::{SpaceId, atomic_write, read_sealed_toml, write_sealed_toml};
 use crate::audio::FrontEnd;
@@ -49,6 +51,12 @@ pub struct ModelConfig {
     /// How audio becomes what it hears.
     #[serde(default)]
     pub front_end: FrontEnd,
+    /// What the songs of a track's artist add to its sound; none where that was not trained.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub artist: Option<ArtistHead>,
+    /// How sure an answer is: of the sound alone, and of the sound with an artist's songs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confidence: Option<Confidence>,
     /// How it was trained: tracks, settings, seconds, seed.
     #[serde(default)]
     pub training: BTreeMap<String, String>,
@@ -58,8 +66,47 @@ pub struct ModelConfig {
 }
 
 impl ModelConfig {
+    /// Reads the description alone, without the weights.
+    ///
+    /// # Errors
+    /// `Io`; `Format` where it is damaged or does not hold together.
+    pub fn load(dir: &Path) -> Result<ModelConfig> {
+        let path = dir.join(CONFIG_FILE);
+        let config: ModelConfig = read_sealed_toml(&path, "the description of a model")?;
+        config.check().map_err(|e| Error::format(path, "a consistent model", e))?;
+        Ok(config)
+    }
+
+    /// `name@` and the first 12 hexadecimal digits of the weights' hash: vectors of one id can be compared.
+    pub fn id(&self) -> String {
+        format!("{}@{}", self.name, self.weights.get(..12).unwrap_or(&self.weights))
+    }
+
+    /// What to serve of a track that nobody has played: `sound` `[d]`, the network's answer as it is, and what the
+    /// `songs` of its artist add.
+    ///
+    /// # Errors
+    /// `Invalid` for an answer without a direction.
+    pub fn prediction(&self, sound: &[f32], songs: &[Known]) -> Result<Prediction> {
+        let head = self.artist.unwrap_or_default();
+        let joined = head.join(sound, songs);
+        let length = |v: &[f32]| v.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+        let calibration = self.confidence.map(|c| if joined == sound { c.sound } else { c.artist });
+        let confidence = calibration.map(|c| c.confidence(length(&joined) as f32));
+        let unit = |v: &[f32]| {
+            let mut unit = Array1::from(v.to_vec());
+            match normalise(unit.view_mut()) {
+                true => Ok(unit.to_vec()),
+                false => Err(Error::invalid("a prediction", "a direction", "no finite length")),
+            }
+        };
+        Ok(Prediction { sound: unit(sound)?, length: length(sound) as f32, vector: unit(&joined)?, confidence })
+    }
+
     fn check(&self) -> Result<()> {
         self.encoder.check()?;
+        self.artist.map_or(Ok(()), |head| head.check())?;
+        self.confidence.map_or(Ok(()), |c| c.sound.check().and(c.artist.check()))?;
         if self.name.is_empty()
             || self.name.len() > 64
             || self.name.contains(['@', '/'])
@@ -85,6 +132,29 @@ impl ModelConfig {
         }
         Ok(())
     }
+}
+
+/// How sure answers are.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Confidence {
+    /// Of the sound alone.
+    pub sound: Calibration,
+    /// Of the sound joined with songs of the artist.
+    pub artist: Calibration,
+}
+
+/// What a model says of a track.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Prediction {
+    /// `[d]`, unit length: of the sound alone.
+    pub sound: Vec<f32>,
+    /// The length of the network's answer.
+    pub length: f32,
+    /// `[d]`, unit length: what to serve.
+    pub vector: Vec<f32>,
+    /// The cosine to expect between `vector` and what listeners are going to teach, 0 to 1.
+    pub confidence: Option<f32>,
 }
 
 /// A network ready to embed songs.
@@ -117,8 +187,7 @@ impl Model {
     /// `Io`; `Format` or `Mismatch`, naming the file, where it is damaged, or is not the one that `model.toml`
     /// describes, or does not fit the network.
     pub fn load(dir: &Path) -> Result<Model> {
-        let config: ModelConfig = read_sealed_toml(&dir.join(CONFIG_FILE), "the description of a model")?;
-        config.check().map_err(|e| Error::format(dir.join(CONFIG_FILE), "a consistent model", e))?;
+        let config = ModelConfig::load(dir)?;
         let path = dir.join(WEIGHTS_FILE);
         let file = File::open(&path).map_err(Error::io(&path))?;
         // The size is known before a byte is read, so a wrong file costs no memory.
@@ -143,9 +212,9 @@ impl Model {
         write_sealed_toml(&dir.join(CONFIG_FILE), &self.config)
     }
 
-    /// `name@` and the first 12 hexadecimal digits of the weights' hash: vectors of one id can be compared.
+    /// [`ModelConfig::id`].
     pub fn id(&self) -> String {
-        format!("{}@{}", self.config.name, self.config.weights.get(..12).unwrap_or(&self.config.weights))
+        self.config.id()
     }
 
     /// Where the network runs.
@@ -317,6 +386,8 @@ pub(super) mod tests {
             space_json: String::new(),
             front_end: FrontEnd { frames: encoder.frames, mel_bands: encoder.mel_bands, ..FrontEnd::default() },
             encoder,
+            artist: None,
+            confidence: None,
             training: BTreeMap::from([("seed".into(), "1".into())]),
             scores: BTreeMap::from([("recall@20".into(), 0.25)]),
         }

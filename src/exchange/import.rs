@@ -213,6 +213,8 @@ fn stand_in(id: TrackId, vector: Vec<f32>) -> Track {
         model: None,
         windows: None,
         predicted: None,
+        length: None,
+        confidence: None,
         vector,
         norm: 0.0,
         source: Source::Learned,

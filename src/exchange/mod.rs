@@ -3,7 +3,7 @@
 //! ```text
 //! space.json         what this is: format, catalogue, space, seq, and each file's rows, bytes and BLAKE3 hash
 //! tracks.parquet     id, path, content, title … regions, seconds, tiled, model, windows, source, plays, norm,
-//!                    vector, predicted (float32[d], unit length), seq
+//!                    vector, predicted (float32[d], unit length), length, confidence, seq
 //! removed.parquet    id, seq                                tracks that were taken out and are not there
 //! files.parquet      path, size, modified (ns since 1970), content, track, reason, retry, decoder, at (s since 1970)
 //! listeners.parquet  id, vector (float32[d], in the scale of the factorisation)

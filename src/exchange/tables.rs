@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, BufWriter};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -219,6 +220,17 @@ impl Columns {
         if found.is_finite() { Ok(found) } else { Err(self.bad(i, format!("a finite number in column {name}"), found)) }
     }
 
+    /// # Errors
+    /// Where the row has one outside of the range, or one that is not a number.
+    fn within(&self, name: &str, i: usize, range: RangeInclusive<f32>) -> Result<Option<f32>> {
+        match self.number::<Float32Type>(name, i)? {
+            Some(found) if !range.contains(&found) => {
+                Err(self.bad(i, format!("{} to {} in column {name}", range.start(), range.end()), found))
+            }
+            found => Ok(found),
+        }
+    }
+
     fn flag(&self, name: &str, i: usize) -> Result<Option<bool>> {
         self.value(name, "true or false", i, |column: &BooleanArray, i| column.value(i))
     }
@@ -322,6 +334,8 @@ impl Row for TrackRow {
             ("norm", Arc::new(Float32Array::from_iter_values(all().map(|t| t.norm))), false),
             ("vector", vectors(all().map(|t| Some(t.vector.as_slice())), dimensions), false),
             ("predicted", vectors(all().map(|t| t.predicted.as_deref()), dimensions), true),
+            ("length", Arc::new(all().map(|t| t.length).collect::<Float32Array>()), true),
+            ("confidence", Arc::new(all().map(|t| t.confidence).collect::<Float32Array>()), true),
             ("seq", Arc::new(Int64Array::from_iter_values(rows.iter().map(|row| row.seq))), false),
         ]
     }
@@ -350,6 +364,8 @@ impl Row for TrackRow {
             model: c.owned("model", i)?,
             windows: c.number::<UInt32Type>("windows", i)?,
             predicted: c.vector("predicted", i, dimensions)?,
+            length: c.within("length", i, 0.0..=f32::MAX)?,
+            confidence: c.within("confidence", i, 0.0..=1.0)?,
             vector: c.some("vector", i, c.vector("vector", i, dimensions)?, None)?,
             norm: c.finite("norm", i, Some(1.0))?,
             source: Source::parse(source).ok_or_else(|| c.bad(i, "a source of a vector", source))?,

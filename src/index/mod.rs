@@ -801,6 +801,8 @@ mod tests {
             model: None,
             windows: None,
             predicted: None,
+            length: None,
+            confidence: None,
             vector,
             norm: 1.0,
             source: Source::Learned,

@@ -6,7 +6,9 @@ use rusqlite::{Connection, Row};
 use serde::Serialize;
 
 use super::generations::{Generation, Head};
-use super::read::{complete, from_bytes, history, track_row, track_sql};
+use super::read::{
+    FILE_COLUMNS, TOMBSTONE_COLUMNS, TRACK_COLUMNS, VECTOR_COLUMNS, complete, from_bytes, history, track_row, track_sql,
+};
 use super::sums::verified;
 use super::write::check_unit;
 use super::{Store, Track};
@@ -53,15 +55,22 @@ impl Store {
             }
             let Some(head) = found.of("head", RESTORE, Head::load(db)) else { return Ok(()) };
             let Some(generations) = found.of("generations", RESTORE, Generation::all(db)) else { return Ok(()) };
-            found.rows(db, "tracks", "SELECT * FROM tracks", 18, Some((head.tracks, head.total)), AGAIN);
-            found.rows(db, "removed", "SELECT * FROM removed", 3, None, RESTORE);
-            found.rows(db, "files", "SELECT * FROM files", 9, None, FILE_AGAIN);
+            found.rows(db, "tracks", "SELECT * FROM tracks", TRACK_COLUMNS, Some((head.tracks, head.total)), AGAIN);
+            found.rows(db, "removed", "SELECT * FROM removed", TOMBSTONE_COLUMNS, None, RESTORE);
+            found.rows(db, "files", "SELECT * FROM files", FILE_COLUMNS, None, FILE_AGAIN);
             for generation in &generations {
                 let n = generation.number;
                 let vectors = Some((generation.vectors, generation.total));
                 let is_served = head.served == Some(n);
                 let or = |remedy| if is_served { remedy } else { COMPACT };
-                found.rows(db, &format!("vectors_{n}"), &format!("SELECT * FROM vectors_{n}"), 9, vectors, or(AGAIN));
+                found.rows(
+                    db,
+                    &format!("vectors_{n}"),
+                    &format!("SELECT * FROM vectors_{n}"),
+                    VECTOR_COLUMNS,
+                    vectors,
+                    or(AGAIN),
+                );
                 let listeners = Some((generation.listeners, generation.listened));
                 let sql = format!("SELECT key, id, vector, sum, history FROM listeners_{n}");
                 found.rows(db, &format!("listeners_{n}"), &sql, 3, listeners, or(HAND_OVER));

@@ -154,6 +154,26 @@ impl Generation {
     }
 }
 
+/// Where a generation's vectors are.
+pub(super) fn vectors_table(number: i64) -> String {
+    format!(
+        "CREATE TABLE vectors_{number} (
+             track      INTEGER PRIMARY KEY,
+             content    TEXT,
+             model      TEXT,
+             windows    INTEGER,
+             predicted  BLOB,
+             vector     BLOB NOT NULL,
+             norm       REAL NOT NULL,
+             source     TEXT NOT NULL,
+             plays      INTEGER NOT NULL,
+             length     REAL,
+             confidence REAL,
+             sum        INTEGER NOT NULL
+         ) STRICT;"
+    )
+}
+
 /// Makes a generation, empty.
 pub(super) fn create(t: &Transaction, space: &SpaceRow, made_by: &str) -> rusqlite::Result<Generation> {
     t.execute(
@@ -162,20 +182,9 @@ pub(super) fn create(t: &Transaction, space: &SpaceRow, made_by: &str) -> rusqli
         [],
     )?;
     let number = t.last_insert_rowid();
+    t.execute_batch(&vectors_table(number))?;
     t.execute_batch(&format!(
-        "CREATE TABLE vectors_{number} (
-             track     INTEGER PRIMARY KEY,
-             content   TEXT,
-             model     TEXT,
-             windows   INTEGER,
-             predicted BLOB,
-             vector    BLOB NOT NULL,
-             norm      REAL NOT NULL,
-             source    TEXT NOT NULL,
-             plays     INTEGER NOT NULL,
-             sum       INTEGER NOT NULL
-         ) STRICT;
-         CREATE TABLE listeners_{number} (
+        "CREATE TABLE listeners_{number} (
              key     INTEGER PRIMARY KEY,
              id      TEXT NOT NULL UNIQUE,
              vector  BLOB NOT NULL,

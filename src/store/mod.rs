@@ -21,7 +21,6 @@ mod check;
 mod feed;
 mod frozen;
 mod generations;
-mod old;
 mod open;
 mod read;
 mod schema;
@@ -39,7 +38,7 @@ use rusqlite::{Connection, Transaction};
 pub use schema::SCHEMA_VERSION;
 pub(crate) use types::lossy;
 pub use types::{
-    Change, Failure, FileOutcome, FileRecord, FileStamp, Listener, Met, Served, Source, SpaceRow, Status, Track,
+    Change, Failure, FileOutcome, FileRecord, FileStamp, Listener, Met, Served, Song, Source, SpaceRow, Status, Track,
     TrackChange, TrackInfo,
 };
 
@@ -157,6 +156,8 @@ mod tests {
             norm: 0.5,
             source: Source::Predicted,
             plays: 0,
+            length: Some(0.625),
+            confidence: Some(0.75),
         }
     }
 
@@ -180,110 +181,113 @@ mod tests {
         assert!(reader.track(&id("b")).unwrap().is_none());
     }
 
-    /// The tables of version 3, with two tracks, a removed one, a failed file and a listener.
-    const VERSION_3: &str = "
-CREATE TABLE spaces (
-    id          TEXT PRIMARY KEY,
-    dimensions  INTEGER NOT NULL,
-    description TEXT NOT NULL
-);
-CREATE TABLE tracks (
-    key         INTEGER PRIMARY KEY AUTOINCREMENT,
-    id          TEXT NOT NULL UNIQUE,
-    path        ANY,
-    content     TEXT,
-    title       TEXT,
-    artist      TEXT,
-    album       TEXT,
-    year        INTEGER,
-    genre       TEXT,
-    isrc        TEXT,
-    musicbrainz TEXT,
-    released    TEXT,
-    seconds     REAL,
-    tiled       INTEGER NOT NULL,
-    space       TEXT NOT NULL REFERENCES spaces (id),
-    model       TEXT,
-    windows     INTEGER,
-    predicted   BLOB,
-    vector      BLOB NOT NULL,
-    norm        REAL NOT NULL,
-    source      TEXT NOT NULL,
-    plays       INTEGER NOT NULL,
-    seq         INTEGER NOT NULL UNIQUE,
-    language    TEXT,
-    explicit    INTEGER,
-    regions     TEXT
-) STRICT;
-CREATE TABLE removed (
-    key INTEGER PRIMARY KEY,
-    id  TEXT NOT NULL,
-    seq INTEGER NOT NULL UNIQUE
-) STRICT;
-CREATE TABLE sequence (last INTEGER NOT NULL, listeners INTEGER NOT NULL, catalogue TEXT NOT NULL) STRICT;
-INSERT INTO sequence VALUES (0, 0, lower(hex(randomblob(8))));
-CREATE TABLE files (
-    path     ANY PRIMARY KEY,
-    size     INTEGER NOT NULL,
-    modified INTEGER NOT NULL,
-    content  TEXT,
-    track    TEXT,
-    reason   TEXT,
-    retry    INTEGER NOT NULL,
-    decoder  INTEGER NOT NULL,
-    at       INTEGER NOT NULL
-) STRICT;
-CREATE INDEX files_track ON files (track);
-CREATE INDEX tracks_content ON tracks (content);
-CREATE TABLE listeners (
-    key    INTEGER PRIMARY KEY,
-    id     TEXT NOT NULL UNIQUE,
-    vector BLOB NOT NULL
-) STRICT;
-CREATE TABLE history (
-    listener   INTEGER NOT NULL REFERENCES listeners (key),
-    track      TEXT NOT NULL,
-    confidence REAL NOT NULL,
-    preference REAL NOT NULL,
-    PRIMARY KEY (listener, track)
-) STRICT, WITHOUT ROWID;
-INSERT INTO spaces VALUES ('space-a', 2, '{}');
-INSERT INTO tracks VALUES (3, 'a', '/music/a.mp3', 'a', 'A', NULL, NULL, 2014, NULL, NULL, NULL, NULL, 180.5, 0, 'space-a',
-    'm@1', 3, x'0000803f00000000', x'0000803f00000000', 0.5, 'predicted', 0, 4, 'en', 1, 'GB IE');
-INSERT INTO tracks VALUES (5, 'b', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 0, 'space-a',
-    NULL, NULL, NULL, x'000000000000803f', 0.25, 'learned', 7, 6, NULL, NULL, NULL);
-INSERT INTO removed VALUES (9, 'gone', 5);
-UPDATE sequence SET last = 6;
-INSERT INTO files VALUES ('/music/a.mp3', 10, 20, 'a', 'a', NULL, 0, 1, 1000);
-INSERT INTO files VALUES ('/music/x.mp3', 10, 20, NULL, NULL, 'silent', 0, 1, 1000);
-INSERT INTO listeners VALUES (0, 'u', x'0000803e000000c0');
-INSERT INTO history VALUES (0, 'a', 3.5, 1.0);
-PRAGMA application_id = 0x64656275;
-PRAGMA user_version = 3;
-";
+    /// What `store` was in version 4: vectors without length and confidence, and no way from an artist to tracks.
+    fn as_version_4(store: Store) {
+        let vector = "track, content, model, windows, predicted, vector, norm, source, plays";
+        store
+            .db
+            .execute_batch(
+                "ALTER TABLE vectors_1 RENAME TO new;
+                 CREATE TABLE vectors_1 (
+                     track     INTEGER PRIMARY KEY,
+                     content   TEXT,
+                     model     TEXT,
+                     windows   INTEGER,
+                     predicted BLOB,
+                     vector    BLOB NOT NULL,
+                     norm      REAL NOT NULL,
+                     source    TEXT NOT NULL,
+                     plays     INTEGER NOT NULL,
+                     sum       INTEGER NOT NULL
+                 ) STRICT;",
+            )
+            .unwrap();
+        let mut total = 0i64;
+        {
+            let mut rows = store.db.prepare(&format!("SELECT {vector} FROM new")).unwrap();
+            let mut rows = rows.query([]).unwrap();
+            while let Some(row) = rows.next().unwrap() {
+                let mut values: Vec<rusqlite::types::Value> = (0..9).map(|i| row.get(i).unwrap()).collect();
+                let sum = sums::sum_of(&values.iter().map(|v| v as &dyn rusqlite::ToSql).collect::<Vec<_>>()).unwrap();
+                total = total.wrapping_add(sum);
+                values.push(sum.into());
+                let insert = "INSERT INTO vectors_1 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+                store.db.execute(insert, rusqlite::params_from_iter(values)).unwrap();
+            }
+        }
+        let mut generation = generations::Generation::load(&store.db, 1).unwrap();
+        generation.total = total;
+        let t = store.db.unchecked_transaction().unwrap();
+        generation.save(&t).unwrap();
+        t.execute_batch("DROP TABLE new; DROP INDEX tracks_artist; PRAGMA user_version = 4;").unwrap();
+        t.commit().unwrap();
+    }
 
     #[test]
     fn a_catalogue_of_the_version_before_is_brought_up_by_its_writer() {
-        let dir = tempfile::tempdir().unwrap();
-        let folder = dir.path();
-        Connection::open(folder.join(DATABASE)).unwrap().execute_batch(VERSION_3).unwrap();
-        let refused = Store::read(folder).err().unwrap().to_string();
+        let (dir, mut store) = store_of(2);
+        let folder = dir.path().join("catalogue");
+        let learned = Track {
+            id: id("b"),
+            content: None,
+            predicted: None,
+            length: None,
+            confidence: None,
+            source: Source::Learned,
+            plays: 7,
+            ..track("b", &[0.0, 1.0])
+        };
+        store.commit(&[upsert_of(track("a", &[1.0, 0.0])), upsert_of(learned.clone())]).unwrap();
+        as_version_4(store);
+        let refused = Store::read(&folder).err().unwrap().to_string();
         assert!(refused.contains("debut ingest"), "{refused}");
-        let mut store = Store::open(folder).unwrap();
-        assert_eq!(store.track(&id("a")).unwrap().unwrap(), track("a", &[1.0, 0.0]));
-        let learned = store.track(&id("b")).unwrap().unwrap();
-        assert_eq!((learned.source, learned.plays, learned.predicted, learned.norm), (Source::Learned, 7, None, 0.25));
-        assert!(store.is_removed(&id("gone")).unwrap());
-        assert_eq!(store.failures().unwrap()[0].reason, "silent");
-        let met = Met { track: id("a"), confidence: 3.5, preference: 1.0 };
-        let u = Listener { id: UserId::new("u").unwrap(), vector: vec![0.25, -2.0], history: vec![met] };
-        assert_eq!(store.listener(&u.id).unwrap().unwrap(), u);
+        let mut store = Store::open(&folder).unwrap();
+        let heard = Track { length: None, confidence: None, ..track("a", &[1.0, 0.0]) };
+        assert_eq!(store.track(&id("a")).unwrap().unwrap(), heard);
+        assert_eq!(store.track(&id("b")).unwrap().unwrap(), learned);
         assert_eq!(store.check().unwrap(), []);
-        // Keys and numbers go on where they were.
         store.commit(&[upsert_of(track("c", &[0.0, 1.0]))]).unwrap();
-        let new = changes_since(&store, 6);
-        assert_eq!((new.len(), new[0].key, new[0].seq), (1, 10, 7));
-        assert_eq!(Store::read(folder).unwrap().track(&id("c")).unwrap().unwrap(), track("c", &[0.0, 1.0]));
+        assert_eq!(Store::read(&folder).unwrap().track(&id("c")).unwrap().unwrap(), track("c", &[0.0, 1.0]));
+        // What was damaged before is not made good by a new checksum.
+        store.commit(&[Change::Remove(id("c"))]).unwrap();
+        as_version_4(store);
+        Connection::open(folder.join(DATABASE)).unwrap().execute("UPDATE vectors_1 SET norm = 9", []).unwrap();
+        assert!(Store::open(&folder).err().unwrap().to_string().contains("checksum"));
+    }
+
+    #[test]
+    fn an_artist_s_songs_are_those_that_people_play_the_most_played_first() {
+        let (_dir, mut store) = store_of(2);
+        let by = |name: &str, artist: Option<&str>, album: Option<&str>, plays: u32| {
+            let info =
+                TrackInfo { artist: artist.map(Into::into), album: album.map(Into::into), ..TrackInfo::default() };
+            let source = if plays > 0 { Source::HandedOver } else { Source::Predicted };
+            upsert_of(Track { info, plays, source, ..track(name, &[0.6, 0.8]) })
+        };
+        let changes = [
+            by("a", Some("Ann"), None, 3),
+            by("b", Some("Ann"), Some("One"), 9),
+            by("c", Some("Ann"), None, 0),
+            by("d", Some("Bob"), Some("One"), 5),
+            by("e", None, Some("One"), 4),
+        ];
+        store.commit(&changes).unwrap();
+        let songs = |name: &str, most: usize| -> Vec<(String, u32)> {
+            store.songs_of(name, most).unwrap().into_iter().map(|s| (s.id.to_string(), s.plays)).collect()
+        };
+        assert_eq!(songs("Ann", 9), [("b".to_string(), 9), ("a".to_string(), 3)]);
+        assert_eq!(songs("Ann", 1), [("b".to_string(), 9)]);
+        assert_eq!(songs("One", 9), [("e".to_string(), 4)], "an artist's song is his");
+        assert_eq!(songs("Eve", 9), []);
+        let info = |artist: Option<&str>| TrackInfo {
+            artist: artist.map(Into::into),
+            album: Some("One".into()),
+            ..TrackInfo::default()
+        };
+        assert_eq!(info(Some("Ann")).artist_or_album(), Some("Ann"));
+        assert_eq!(info(None).artist_or_album(), Some("One"));
+        assert_eq!(info(Some("Various Artists")).artist_or_album(), None);
+        assert_eq!(TrackInfo::default().artist_or_album(), None);
     }
 
     fn changes_since(store: &Store, seq: i64) -> Vec<TrackChange> {

@@ -67,7 +67,7 @@ impl Store {
                 }
                 Ok(store)
             }
-            found @ 3 => Err(Error::format(
+            found @ 4 => Err(Error::format(
                 &path,
                 format!("catalogue version {SCHEMA_VERSION} (`debut ingest` or `debut handover` brings it there)"),
                 found,

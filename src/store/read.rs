@@ -4,13 +4,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use rusqlite::types::{ToSqlOutput, Value, ValueRef};
-use rusqlite::{Connection, OptionalExtension, Row, RowIndex, Rows, ToSql};
+use rusqlite::{Connection, OptionalExtension, Row, RowIndex, Rows, ToSql, params};
 
 use super::generations::{Generation, Head};
 use super::open::DATABASE;
 use super::sums::{RowSum, damaged, verified};
 use super::{
-    Failure, FileOutcome, FileRecord, FileStamp, Listener, Met, Served, Source, SpaceRow, Status, Store, Track,
+    Failure, FileOutcome, FileRecord, FileStamp, Listener, Met, Served, Song, Source, SpaceRow, Status, Store, Track,
     TrackChange, TrackInfo, catalogue,
 };
 use crate::error::{Error, Result};
@@ -55,6 +55,28 @@ impl Store {
         let Some(number) = self.working else { return Ok(None) };
         let sql = format!("{} WHERE {condition}", entry_sql(number));
         self.ask(|db| db.prepare_cached(&sql)?.query_row([value], track_row).optional())
+    }
+
+    /// Up to `most` of the newest tracks by an artist ([`TrackInfo::artist_or_album`](super::TrackInfo)) whose listeners
+    /// have taught where they lie, those with most listeners first.
+    pub fn songs_of(&self, name: &str, most: usize) -> Result<Vec<Song>> {
+        let Some(number) = self.working else { return Ok(Vec::new()) };
+        // Of a name that thousands of tracks bear, the newest: what is looked at stays bounded.
+        let sql = format!(
+            "{} WHERE t.key IN (SELECT key FROM tracks WHERE ifnull(artist, album) = ?1 ORDER BY key DESC LIMIT 2048)
+                 AND v.source <> 'predicted' AND v.plays > 0 ORDER BY v.plays DESC, t.key LIMIT ?2",
+            track_sql(number)
+        );
+        self.ask(|db| {
+            let mut statement = db.prepare_cached(&sql)?;
+            let mut rows = statement.query(params![name, most as i64])?;
+            let mut songs = Vec::new();
+            while let Some(row) = rows.next()? {
+                let Track { id, vector, plays, .. } = track_row(row)?;
+                songs.push(Song { id, vector, plays });
+            }
+            Ok(songs)
+        })
     }
 
     /// Whether there is a track of this id, with a vector or without, sound or damaged.
@@ -278,7 +300,7 @@ impl Store {
 
 /// Columns of a track that its checksum is of, and of a vector; each checksum stands behind them.
 pub(super) const TRACK_COLUMNS: usize = 18;
-pub(super) const VECTOR_COLUMNS: usize = 9;
+pub(super) const VECTOR_COLUMNS: usize = 11;
 pub(super) const FILE_COLUMNS: usize = 9;
 pub(super) const TOMBSTONE_COLUMNS: usize = 3;
 const LISTENER_COLUMNS: usize = 3;
@@ -297,7 +319,8 @@ fn joined(number: i64, join: &str) -> String {
     format!(
         "SELECT t.key, t.id, t.path, t.content, t.title, t.artist, t.album, t.year, t.genre, t.isrc, t.musicbrainz,
              t.released, t.seconds, t.tiled, t.language, t.explicit, t.regions, t.seq, t.sum,
-             v.track, v.content, v.model, v.windows, v.predicted, v.vector, v.norm, v.source, v.plays, v.sum
+             v.track, v.content, v.model, v.windows, v.predicted, v.vector, v.norm, v.source, v.plays,
+             v.length, v.confidence, v.sum
          FROM tracks t {join} vectors_{number} v ON v.track = t.key"
     )
 }
@@ -360,6 +383,8 @@ pub(super) fn track_row(row: &Row) -> rusqlite::Result<Track> {
         norm: if has_vector { row.get(25)? } else { 0.0 },
         source,
         plays: if has_vector { row.get(27)? } else { 0 },
+        length: row.get(28)?,
+        confidence: row.get(29)?,
     })
 }
 

@@ -1,16 +1,17 @@
 //! The tables, their version, and how a catalogue of an earlier version becomes one of this.
 
-use rusqlite::Transaction;
+use rusqlite::types::{Null, Value};
+use rusqlite::{ToSql, Transaction};
 
-use super::generations::{Head, create};
-use super::sums::damaged;
-use super::write::{put_file, put_listener, put_removed, put_track, put_vector};
-use super::{Store, old};
+use super::Store;
+use super::generations::{Generation, Head, vectors_table};
+use super::read::{VECTOR_COLUMNS, complete};
+use super::sums::verified;
+use super::write::put;
 use crate::error::{Error, Result};
-use crate::ids::TrackId;
 
 /// The version of the tables below, kept in SQLite's `user_version`.
-pub const SCHEMA_VERSION: i64 = 4;
+pub const SCHEMA_VERSION: i64 = 5;
 /// "debu", kept in SQLite's `application_id`, so that another program's database is refused.
 const APPLICATION_ID: i64 = 0x6465_6275;
 
@@ -61,6 +62,7 @@ CREATE TABLE tracks (
     sum         INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX tracks_content ON tracks (content);
+CREATE INDEX tracks_artist ON tracks (ifnull(artist, album));
 CREATE TABLE removed (
     key INTEGER PRIMARY KEY,
     id  TEXT NOT NULL,
@@ -103,8 +105,8 @@ impl Store {
                 t.pragma_update(None, "application_id", APPLICATION_ID)?;
                 t.pragma_update(None, "user_version", SCHEMA_VERSION)
             }),
-            3 => self.transaction(|t| {
-                from_3(t)?;
+            4 => self.transaction(|t| {
+                from_4(t)?;
                 t.pragma_update(None, "user_version", SCHEMA_VERSION)
             }),
             found => Err(Error::format(&self.path, format!("catalogue version {SCHEMA_VERSION}"), found)),
@@ -112,36 +114,33 @@ impl Store {
     }
 }
 
-/// Version 4 parted what lives in a factor space from what does not, and gave every row a checksum.
-fn from_3(t: &Transaction) -> rusqlite::Result<()> {
-    t.execute_batch(old::ASIDE)?;
-    t.execute_batch(SCHEMA)?;
-    let mut head = t.query_row("SELECT last, catalogue FROM old_sequence", [], |row| {
-        Ok(Head { last_seq: row.get(0)?, identity: row.get(1)?, ..Head::default() })
-    })?;
-    let last_key =
-        "SELECT max(ifnull((SELECT max(key) FROM old_tracks), 0), ifnull((SELECT max(key) FROM old_removed), 0))";
-    head.last_key = t.query_row(last_key, [], |row| row.get(0))?;
-    Head::insert(t, &head)?;
-    if let Some(space) = old::space(t)? {
-        let mut generation = create(t, &space, "")?;
-        head.served = Some(generation.number);
-        old::for_each_track(t, &mut |key, seq, track| {
-            head.add(0, put_track(t, key, seq, track)?, 1);
-            generation.add(0, put_vector(t, generation.number, key, track)?, 1);
-            Ok(())
-        })?;
-        old::for_each_listener(t, &mut |key, listener| {
-            generation.listeners += 1;
-            generation.listened = generation.listened.wrapping_add(put_listener(t, generation.number, key, listener)?);
-            Ok(())
-        })?;
+/// Version 5 knows how sure a prediction is, and finds an artist's tracks.
+fn from_4(t: &Transaction) -> rusqlite::Result<()> {
+    t.execute_batch("CREATE INDEX tracks_artist ON tracks (ifnull(artist, album));")?;
+    for mut generation in Generation::all(t)? {
+        let number = generation.number;
+        t.execute_batch(&format!("ALTER TABLE vectors_{number} RENAME TO old_vectors; {}", vectors_table(number)))?;
+        let mut statement = t.prepare("SELECT * FROM old_vectors ORDER BY track")?;
+        let mut rows = statement.query([])?;
+        let (mut count, mut before) = (0, 0i64);
+        generation.total = 0;
+        let written = (
+            generation.vectors,
+            t.query_row("SELECT total FROM generations WHERE number = ?1", [number], |row| row.get(0))?,
+        );
+        while let Some(row) = rows.next()? {
+            before = before.wrapping_add(verified(row, 0, VECTOR_COLUMNS - 2, "vector")?);
+            let values: Vec<Value> = (0..VECTOR_COLUMNS - 2).map(|i| row.get(i)).collect::<rusqlite::Result<_>>()?;
+            let nulls = [&Null as &dyn ToSql; 2];
+            let values: Vec<&dyn ToSql> = values.iter().map(|v| v as &dyn ToSql).chain(nulls).collect();
+            generation.total = generation.total.wrapping_add(put(t, &format!("vectors_{number}"), "track", &values)?);
+            count += 1;
+        }
+        complete("vectors", (count, before), written)?;
+        drop(rows);
+        drop(statement);
         generation.save(t)?;
-    } else if t.prepare("SELECT 1 FROM old_tracks")?.exists([])? {
-        return Err(damaged("tracks without a space"));
+        t.execute_batch("DROP TABLE old_vectors")?;
     }
-    old::for_each_removed(t, &mut |key, id, seq| put_removed(t, key, id, seq))?;
-    old::for_each_file(t, &mut |file| put_file(t, &file.record, file.track.as_ref().map(TrackId::as_str), file.at))?;
-    head.save(t)?;
-    t.execute_batch(old::GONE)
+    Ok(())
 }

@@ -57,6 +57,22 @@ pub struct TrackInfo {
 }
 
 impl TrackInfo {
+    /// Whose songs are evidence of this one: the artist's; where none is named, the album's; of compilations and of what
+    /// nobody named, nobody's.
+    pub fn artist_or_album(&self) -> Option<&str> {
+        const NOBODY: [&str; 7] =
+            ["various artists", "various", "va", "unknown artist", "unknown", "unknown album", "[unknown]"];
+        let named = |name: &&str| {
+            let name = name.trim();
+            !name.is_empty() && !NOBODY.iter().any(|nobody| name.eq_ignore_ascii_case(nobody))
+        };
+        // An album of various artists is not an artist's.
+        match &self.artist {
+            Some(artist) => Some(artist.as_str()).filter(named),
+            None => self.album.as_deref().filter(named),
+        }
+    }
+
     /// What this says, and where it says nothing, what `then` says.
     pub fn or(self, then: TrackInfo) -> TrackInfo {
         TrackInfo {
@@ -94,6 +110,11 @@ pub struct Track {
     pub windows: Option<u32>,
     /// `[d]`, unit length: what the network predicts from the sound.
     pub predicted: Option<Vec<f32>>,
+    /// The length of the network's answer before it was made unit length: how sure it was.
+    pub length: Option<f32>,
+    /// 0 to 1: the cosine to expect between what is served before anyone has played the track and what its listeners are
+    /// going to teach; `None` where the model does not know.
+    pub confidence: Option<f32>,
     /// `[d]`, unit length: what is served.
     pub vector: Vec<f32>,
     /// The length of the factor before it was made unit length: how popular the track is.
@@ -172,6 +193,16 @@ pub enum Change {
     /// other file gives that one, it goes: its content is nowhere any more.
     File(FileRecord),
     Remove(TrackId),
+}
+
+/// A track whose listeners have taught where it lies.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Song {
+    pub id: TrackId,
+    /// `[d]`, unit length: what is served.
+    pub vector: Vec<f32>,
+    /// The number of listeners it has had.
+    pub plays: u32,
 }
 
 /// A line of the change feed: what that key has now, or that it is gone.

@@ -253,7 +253,7 @@ impl Batch<'_> {
 
 /// Writes a row with its checksum behind it, in the place of the one with the same `key`, its first value; returns the
 /// checksum.
-fn put(t: &Transaction, table: &str, key: &str, values: &[&dyn ToSql]) -> rusqlite::Result<i64> {
+pub(super) fn put(t: &Transaction, table: &str, key: &str, values: &[&dyn ToSql]) -> rusqlite::Result<i64> {
     let sum = sum_of(values)?;
     // Not `INSERT OR REPLACE`: that would also delete another row with the same seq or id, where one is damaged.
     t.prepare_cached(&format!("DELETE FROM {table} WHERE {key} = ?1"))?.execute([values[0]])?;
@@ -312,6 +312,8 @@ pub(super) fn put_vector(t: &Transaction, generation: i64, key: i64, track: &Tra
             &track.norm,
             &track.source.as_str(),
             &track.plays,
+            &track.length,
+            &track.confidence,
         ],
     )
 }
