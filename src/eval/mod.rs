@@ -5,12 +5,14 @@ mod cold_start;
 mod handover_path;
 pub mod metrics;
 mod ranking;
+mod reliability;
 mod splits;
 
 pub use cold_start::{ColdStart, ColdStartScores, cold_start};
 pub use handover_path::{PathPoint, PathSettings, handover_path};
 pub use metrics::MeanSe;
 pub use ranking::{ListScores, ListenerScores, RankingScores, RankingTask};
+pub use reliability::{Bin, Reliability, reliability};
 pub use splits::{GlobalCut, MIN_HISTORY, UserCuts, hold_out_pairs};
 
 use crate::error::{Error, Result};
