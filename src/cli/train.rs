@@ -9,9 +9,8 @@ use rayon::prelude::*;
 use serde_json::json;
 
 use super::{Context, count, exit_code, print_json, print_line, progress};
-use crate::artefact::{content_hash, write_toml};
-use crate::audio::cache::{CachedKey, SpectrogramCache};
-use crate::audio::{EXCERPT_FRAMES, FrontEnd, Listening};
+use crate::artefact::write_toml;
+use crate::audio::{EXCERPT_FRAMES, FrontEnd, Listening, SpectrogramCache};
 use crate::cli::handover::write_space;
 use crate::encoder::{Model, ModelConfig, Spectrograms, train};
 use crate::error::{Error, Result};
@@ -187,7 +186,7 @@ pub struct HeardTracks {
     pub tracks: Vec<TrackId>,
     /// What the manifest says of each: the artist and album, for the baselines.
     pub inputs: Vec<Input>,
-    keys: Vec<CachedKey>,
+    contents: Vec<String>,
     cache: SpectrogramCache,
     pub windows: usize,
 }
@@ -195,7 +194,7 @@ pub struct HeardTracks {
 impl HeardTracks {
     /// `[EXCERPT_FRAMES, mel_bands]` of one window of one track.
     pub fn load(&self, track: usize, window: usize) -> Result<Array2<f32>> {
-        self.cache.load_window(&self.keys[track], window)
+        self.cache.load_window(&self.contents[track], window)
     }
 }
 
@@ -206,31 +205,31 @@ pub fn hear_tracks(audio: &Path, cache: &Path, windows: usize, context: &Context
     let listening = Listening { segments: windows, ..context.config.listen.clone() };
     let cache = SpectrogramCache::open(cache, &FrontEnd::default(), EXCERPT_FRAMES, &listening)?;
     let bar = progress(inputs.len() as u64, "listening");
-    let heard: Vec<Result<(TrackId, Input, CachedKey)>> = inputs
+    let heard: Vec<Result<(TrackId, Input, String)>> = inputs
         .into_par_iter()
         .map(|input| {
             if context.stop.load(Ordering::Relaxed) {
                 return Err(Error::Interrupted);
             }
             let input = input?;
-            let key = cache.get_or_hear(&input.path)?;
+            let content = cache.get_or_hear(&input.path)?;
             let id = match &input.id {
                 Some(id) => id.clone(),
-                None => TrackId::new(content_hash(&input.path)?)?,
+                None => TrackId::new(content.clone())?,
             };
             bar.inc(1);
-            Ok((id, input, key))
+            Ok((id, input, content))
         })
         .collect();
     bar.finish_and_clear();
-    let mut found = HeardTracks { tracks: Vec::new(), inputs: Vec::new(), keys: Vec::new(), cache, windows };
+    let mut found = HeardTracks { tracks: Vec::new(), inputs: Vec::new(), contents: Vec::new(), cache, windows };
     let mut failed = 0;
     for one in heard {
         match one {
-            Ok((id, input, key)) => {
+            Ok((id, input, content)) => {
                 found.tracks.push(id);
                 found.inputs.push(input);
-                found.keys.push(key);
+                found.contents.push(content);
             }
             Err(Error::Interrupted) => return Err(Error::Interrupted),
             Err(e) => {
