@@ -6,12 +6,14 @@ mod handover_path;
 pub mod metrics;
 mod ranking;
 mod splits;
+mod track_splits;
 
 pub use cold_start::{ColdStart, ColdStartScores, cold_start};
 pub use handover_path::{PathPoint, PathSettings, handover_path};
 pub use metrics::MeanSe;
 pub use ranking::{ListScores, ListenerScores, RankingScores, RankingTask};
 pub use splits::{GlobalCut, MIN_HISTORY, UserCuts, hold_out_pairs};
+pub use track_splits::{Candidate, Part, SplitConfig, TrackSplit};
 
 use crate::error::{Error, Result};
 use crate::events::Interactions;

@@ -152,6 +152,11 @@ impl SpectrogramCache {
         Ok(content)
     }
 
+    /// The folder that the shards are in.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Whether there are spectrograms of the file with this [content hash](content_hash), as far as was seen by the last
     /// [refresh](Self::refresh).
     ///
@@ -326,7 +331,8 @@ fn rows_in(bytes: u64, layout: &Layout) -> u32 {
 }
 
 fn number(content: &str) -> Result<u128> {
-    content_number(content).ok_or_else(|| Error::invalid("content hash", "32 hexadecimal digits", format!("{content:?}")))
+    content_number(content)
+        .ok_or_else(|| Error::invalid("content hash", "32 hexadecimal digits", format!("{content:?}")))
 }
 
 /// Half floats as they are on disk, from `first_frame` on.
@@ -475,11 +481,14 @@ mod tests {
                 flipped[at] ^= 0x10;
                 for (what, damaged) in [("byte", &flipped[..]), ("cut at", &bytes[..at])] {
                     fs::write(path_of_it, damaged).unwrap();
-                    let is_data = path_of_it == &index || (if what == "byte" { 128..256 } else { 0..256 }).contains(&at);
+                    let is_data =
+                        path_of_it == &index || (if what == "byte" { 128..256 } else { 0..256 }).contains(&at);
                     for (who, cache) in [("early", &early), ("late", &small(&mels, 3))] {
                         match cache.load(&content) {
                             Ok(found) => assert!(!is_data && found == whole, "{who}: {what} {at}"),
-                            Err(Error::Format { .. } | Error::NotFound { .. }) => assert!(is_data, "{who}: {what} {at}"),
+                            Err(Error::Format { .. } | Error::NotFound { .. }) => {
+                                assert!(is_data, "{who}: {what} {at}")
+                            }
                             Err(e) => panic!("{who}: {what} {at}: {e}"),
                         }
                     }
@@ -487,7 +496,10 @@ mod tests {
                     if at % 16 == 3 {
                         let cache = small(&mels, 3);
                         assert_eq!(cache.get_or_hear(&path).unwrap(), content);
-                        assert_eq!((cache.load(&content).unwrap(), cache.about(&content).unwrap()), (whole.clone(), about.clone()));
+                        assert_eq!(
+                            (cache.load(&content).unwrap(), cache.about(&content).unwrap()),
+                            (whole.clone(), about.clone())
+                        );
                         drop(cache);
                         assert_eq!(small(&mels, 3).load(&content).unwrap(), whole, "{what} {at}");
                         for array in files(&mels).iter().filter(|path| path.extension().is_some_and(|e| e == "npy")) {

@@ -132,12 +132,7 @@ pub(super) struct Scanned {
 
 /// Reads what was added to the shard's index since `scanned`, and calls `found` for each line. A damaged line is as if not
 /// there, and told of; an unfinished last one is left for its writer to finish, or for the next one to cut off.
-pub(super) fn scan(
-    folder: &Path,
-    shard: u32,
-    scanned: &mut Scanned,
-    mut found: impl FnMut(u128, Place),
-) -> Result<()> {
+pub(super) fn scan(folder: &Path, shard: u32, scanned: &mut Scanned, mut found: impl FnMut(u128, Place)) -> Result<()> {
     let path = index_path(folder, shard);
     let mut file = File::open(&path).map_err(Error::io(&path))?;
     file.seek(SeekFrom::Start(scanned.end)).map_err(Error::io(&path))?;
@@ -154,7 +149,9 @@ pub(super) fn scan(
                 found(content, Place { shard, row, at: scanned.end, length: n as u32 });
                 scanned.rows = scanned.rows.max(row.saturating_add(1));
             }
-            None => tracing::warn!("{}: a damaged line at byte {}; its track is heard again", path.display(), scanned.end),
+            None => {
+                tracing::warn!("{}: a damaged line at byte {}; its track is heard again", path.display(), scanned.end)
+            }
         }
         scanned.end += n;
     }
@@ -341,7 +338,10 @@ mod tests {
     const LAYOUT: Layout = Layout { windows: 2, frames: 3, mel_bands: 4 };
 
     fn line() -> Line {
-        Line { windows: vec!["a".into(), "b".into()], about: About { codec: "a\nb \u{1f3b5}".into(), ..About::default() } }
+        Line {
+            windows: vec!["a".into(), "b".into()],
+            about: About { codec: "a\nb \u{1f3b5}".into(), ..About::default() },
+        }
     }
 
     #[test]
