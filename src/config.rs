@@ -15,6 +15,7 @@ use toml::{Table, Value};
 use crate::audio::Listening;
 use crate::encoder::{EncoderConfig, TrainConfig};
 use crate::error::{Error, Result};
+use crate::eval::SplitConfig;
 use crate::events::{ConfidenceConfig, EventsConfig};
 use crate::factors::{AlsConfig, PerAction};
 use crate::handover::HandoverConfig;
@@ -28,6 +29,7 @@ use crate::recommend::RecommendConfig;
 pub struct Config {
     pub listen: Listening,
     pub events: EventsConfig,
+    pub split: SplitConfig,
     pub confidence: ConfidenceConfig,
     pub als: AlsConfig,
     pub per_action: PerAction,

@@ -367,10 +367,8 @@ fn work(
 /// A spectrogram that cannot be kept costs a decoding later, and no track now.
 fn keep(cache: Option<&SpectrogramCache>, content: &str, heard: &Heard) {
     let Some(cache) = cache else { return };
-    let key = cache.key(content.to_string());
-    if !key.file.exists()
-        && let Err(e) = cache.keep(&key, heard)
-    {
+    let kept = cache.contains(content).and_then(|is_there| if is_there { Ok(()) } else { cache.keep(content, heard) });
+    if let Err(e) = kept {
         tracing::warn!("spectrogram not kept: {e}");
     }
 }

@@ -33,7 +33,7 @@
 //!
 //! | module | idea | imports |
 //! |---|---|---|
-//! | [`error`] [`ids`] [`artefact`] [`linalg`] | errors that speak; names and numbers; whole files; small solves | one another |
+//! | [`error`] [`ids`] [`artefact`] [`dates`] [`linalg`] | errors that speak; names and numbers; whole files; days; small solves | one another |
 //! | [`audio`] | file → log-mel spectrogram | the line above |
 //! | [`encoder`] | spectrogram → predicted vector, and how that is trained | `audio` `plot` |
 //! | [`events`] | what people do → confidence | the first line |
@@ -45,11 +45,13 @@
 //! | [`inputs`] [`embed`] [`ingest`] [`reindex`] | files, folders, manifests; the jobs that turn them into vectors, without a catalogue, into one, and anew | `store`; `audio` `encoder` |
 //! | [`recommend`] | which tracks for whom, and because of what | `index` `store` `factors` |
 //! | [`eval`] | how good is it | `factors` `events` `handover` |
+//! | [`data`] | tracks that were heard, joined with their events and split: what training and evaluation read | `audio` `inputs` `events` `eval` |
 //! | [`plot`] | curves and spectrograms as pictures | the first line |
 //! | [`config`] [`cli`] | all settings in one file; the verbs, where stages meet | everything |
 #![recursion_limit = "256"]
 
 pub mod artefact;
+pub mod dates;
 pub mod error;
 pub mod ids;
 pub mod linalg;
@@ -69,6 +71,7 @@ pub mod inputs;
 pub mod recommend;
 pub mod reindex;
 
+pub mod data;
 pub mod eval;
 pub mod plot;
 

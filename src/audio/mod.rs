@@ -42,7 +42,7 @@ pub mod tags;
 mod testing;
 pub mod vorbis;
 
-pub use cache::{CachedKey, SpectrogramCache};
+pub use cache::SpectrogramCache;
 pub use decode::{Excerpt, excerpt};
 pub use mel::LogMel;
 pub use tags::Tags;

@@ -6,14 +6,15 @@ use ndarray::{Array1, Array2, Axis, s};
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::factorize::read_interactions;
-use super::train::{HeardTracks, hear_tracks};
-use super::{Context, evaluate_factors, evaluate_handover, exit_code, model_folder, print_json, print_line};
+use super::factorize::{read_interactions_where, split_of};
+use super::{Context, evaluate_factors, evaluate_handover, model_folder, print_json, print_line};
 use crate::audio::{EXCERPT_FRAMES, FrontEnd};
+use crate::data::DataSet;
 use crate::encoder::baseline::mean_mel;
 use crate::encoder::{BATCH, LinearBaseline, Model};
 use crate::error::{Error, Result};
 use crate::eval::{ColdStart, ColdStartScores, split};
+use crate::events::{Event, Interactions};
 use crate::factors::Factors;
 use crate::ids::{Ids, TrackId};
 use crate::linalg::unit_rows;
@@ -22,9 +23,10 @@ const EXAMPLES: &str = "\
 Examples:
   debut evaluate factors --events events.csv      (see `debut evaluate factors --help`)
 
-  debut factorize events.csv --hold-out 0.2 --out factors
-  debut train --factors factors --audio tracks.csv --out runs/mine
-  debut evaluate --model runs/mine --factors factors --events events.csv --audio tracks.csv
+  debut prepare --audio tracks.csv --events events.csv --out data
+  debut factorize events.csv --split data/splits/artist.csv --out factors
+  debut train --data data --factors factors --out runs/mine
+  debut evaluate --model runs/mine --factors factors --events events.csv --data data
 
 The held-out tracks are new to everyone: their events were removed before the fit. Half of the listeners reveal what they
 thought of them, which the ceiling and the popularity oracle may use; every method is scored on the other half: how well
@@ -54,7 +56,7 @@ struct ModelArgs {
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
 
-    /// Factors made with --hold-out.
+    /// Factors made with --split or --hold-out.
     #[arg(long, value_name = "DIR")]
     factors: PathBuf,
 
@@ -62,17 +64,9 @@ struct ModelArgs {
     #[arg(long, value_name = "EVENTS")]
     events: PathBuf,
 
-    /// The tracks' audio: a manifest with ids, or a folder.
-    #[arg(long, value_name = "DIR|MANIFEST")]
-    audio: PathBuf,
-
-    /// Where spectrograms are kept.
-    #[arg(long, value_name = "DIR", default_value = "runs/spectrograms")]
-    cache: PathBuf,
-
-    /// As it was for `debut train`, so that the cache is shared.
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    windows: usize,
+    /// What `debut prepare` made: the tracks.
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
 
     /// How many of the windows, evenly spread, the network hears and averages; 1 is the middle one (of an even number
     /// of windows the first of the second half).
@@ -105,24 +99,28 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
         (Some(What::Handover(args)), _) => evaluate_handover::run(args, context),
         (None, Some(args)) => model(args, context),
         (None, None) => {
-            Err(Error::invalid("arguments", "`factors`, `handover`, or --factors, --events and --audio", "none"))
+            Err(Error::invalid("arguments", "`factors`, `handover`, or --factors, --events and --data", "none"))
         }
     }
 }
 
 fn model(args: ModelArgs, context: Context) -> Result<ExitCode> {
-    if !(1..=args.windows).contains(&args.segments) {
-        return Err(Error::invalid("segments", format!("1 to the {} windows", args.windows), args.segments));
-    }
     let folder = model_folder(args.model.as_deref())?;
     let mut model = Model::load(&folder)?;
     let factors = Factors::load(&args.factors)?;
     factors.space.require("the factors' space and the model's", &model.config.space)?;
     if factors.held_out.is_empty() {
-        return Err(Error::invalid(args.factors.display(), "factors made with --hold-out", "no track held out"));
+        return Err(Error::invalid(
+            args.factors.display(),
+            "factors made with --split or --hold-out",
+            "no track held out",
+        ));
     }
-    let (all, _) = read_interactions(&args.events, &factors.confidence, &context.config.events)?;
-    let (heard, failed) = hear_tracks(&args.audio, &args.cache, args.windows, &context)?;
+    let heard = DataSet::open(&args.data, &context.config.listen)?;
+    if !(1..=heard.windows).contains(&args.segments) {
+        return Err(Error::invalid("segments", format!("1 to the {} windows", heard.windows), args.segments));
+    }
+    let all = held_out_events(&args.factors, &factors, &args.events, &context)?;
     let place: HashMap<&TrackId, usize> = heard.tracks.iter().enumerate().map(|(i, id)| (id, i)).collect();
     let held: Ids<TrackId> = factors.held_out.iter().cloned().collect();
     let task = ColdStart::new(
@@ -171,12 +169,7 @@ fn model(args: ModelArgs, context: Context) -> Result<ExitCode> {
             print_json(line)?;
         }
     } else {
-        print_line(&format!(
-            "{} held-out tracks, {} listeners; {} could not be heard\n",
-            task.tracks.len(),
-            table[0].scores.users,
-            failed
-        ))?;
+        print_line(&format!("{} held-out tracks, {} listeners\n", task.tracks.len(), table[0].scores.users))?;
         print_line(&format!("| method | recall@{k} | NDCG@{k} | AUC | cosine |"))?;
         print_line("|---|---|---|---|---|")?;
         for m in &table {
@@ -191,18 +184,26 @@ fn model(args: ModelArgs, context: Context) -> Result<ExitCode> {
             ))?;
         }
     }
-    Ok(exit_code(failed))
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What people did, as far as held-out tracks may be judged by it: of a split by time nothing before its cut.
+pub fn held_out_events(dir: &Path, factors: &Factors, events: &Path, context: &Context) -> Result<Interactions> {
+    let cut = split_of(dir, factors)?.and_then(|split| split.cut);
+    let is_of_then = |event: &Event| cut.is_none_or(|cut| event.time >= cut);
+    let read = read_interactions_where(events, &factors.confidence, &context.config.events, &is_of_then);
+    read.map(|(all, _)| all)
 }
 
 /// What the network hears of a window, `[frames, mel_bands]`: its middle.
-pub fn middle(heard: &HeardTracks, track: usize, window: usize) -> Result<Array2<f32>> {
+pub fn middle(heard: &DataSet, track: usize, window: usize) -> Result<Array2<f32>> {
     let frames = FrontEnd::default().frames;
     let start = (EXCERPT_FRAMES - frames) / 2;
     Ok(heard.load(track, window)?.slice(s![start..start + frames, ..]).to_owned())
 }
 
 /// The network's vectors `[n, d]` of these tracks, from the middles of `segments` of their windows.
-pub fn network(model: &Model, heard: &HeardTracks, tracks: &[usize], segments: usize) -> Result<Array2<f32>> {
+pub fn network(model: &Model, heard: &DataSet, tracks: &[usize], segments: usize) -> Result<Array2<f32>> {
     let windows = |track: usize| -> Result<Vec<Array2<f32>>> {
         (0..segments).map(|i| middle(heard, track, (2 * i + 1) * heard.windows / (2 * segments))).collect()
     };
@@ -219,7 +220,7 @@ pub fn network(model: &Model, heard: &HeardTracks, tracks: &[usize], segments: u
 }
 
 /// The baseline's unit vectors `[n, d]` of the held-out tracks, fitted on the tracks that have factors.
-fn linear(heard: &HeardTracks, factors: &Factors, held_out: &[usize]) -> Result<Array2<f32>> {
+fn linear(heard: &DataSet, factors: &Factors, held_out: &[usize]) -> Result<Array2<f32>> {
     let rows: Ids<TrackId> = factors.tracks.iter().cloned().collect();
     let train: Vec<(usize, usize)> = (heard.tracks.iter().enumerate())
         .filter_map(|(track, id)| Some((track, rows.number(id)? as usize)))
@@ -247,7 +248,7 @@ fn linear(heard: &HeardTracks, factors: &Factors, held_out: &[usize]) -> Result<
 }
 
 /// What one can know of a new track's popularity: the mean number of listeners of its artist's tracks, else its album's.
-fn known_popularity(heard: &HeardTracks, factors: &Factors, held_out: &[usize]) -> Vec<f32> {
+fn known_popularity(heard: &DataSet, factors: &Factors, held_out: &[usize]) -> Vec<f32> {
     let rows: Ids<TrackId> = factors.tracks.iter().cloned().collect();
     let mut sums: HashMap<(bool, &str), (f32, f32)> = HashMap::new();
     for (id, input) in heard.tracks.iter().zip(&heard.inputs) {

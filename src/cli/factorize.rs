@@ -1,3 +1,4 @@
+use std::cell::Cell;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -10,7 +11,7 @@ use serde_json::json;
 use super::{Context, count, cpu_seconds, print_json, print_line, progress};
 use crate::artefact::{SpaceId, write_toml};
 use crate::error::{Error, Result};
-use crate::eval::{held_out, hold_out};
+use crate::eval::{Part as TrackPart, TrackSplit, held_out, hold_out};
 use crate::events::{
     ConfidenceConfig, Event, EventsConfig, Interactions, InteractionsBuilder, ShardSize, ShardsBuilder, read_events,
 };
@@ -18,10 +19,12 @@ use crate::factors::{
     AlsConfig, Checkpoint, Drift, Factors, ShardedStart, Start, check_solver, fit_from, fit_sharded, run_id,
     run_id_of_shards,
 };
+use crate::ids::TrackId;
 
 const EXAMPLES: &str = "\
 Examples:
   debut factorize plays.parquet --out factors
+  debut factorize plays.parquet --out factors --split data/splits/artist.csv        (of `debut prepare`)
   debut factorize events/ --out factors --hold-out 0.2 --set als.dimensions=64 --set confidence.half_life_days=56
   debut factorize events/ --out factors --set per_action.play=1 --set per_action.like=3 --set per_action.add=2
   debut factorize listenbrainz-dump/listens --out factors --strict --set confidence.max_tracks_per_user=1000
@@ -54,6 +57,11 @@ pub struct Args {
     #[arg(long, value_name = "SHARE")]
     hold_out: Option<f64>,
 
+    /// Keep the test tracks of a split that `debut prepare` made from the fit, with all their events; of a split by time also
+    /// all events from its cut on. The factors keep a copy, so that `debut train` and `debut evaluate` know it.
+    #[arg(long, value_name = "SPLIT.csv", conflicts_with = "hold_out")]
+    split: Option<PathBuf>,
+
     /// Start from these factors, as far as listeners and tracks are the same, and turn the result into their space
     /// (orthogonal Procrustes); says how far tracks drifted. For a day's new events 2 iterations are then enough
     /// (`--set als.iterations=2`).
@@ -82,10 +90,14 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
         return Err(Error::unsupported(&args.out, "a folder, or none yet", "a file"));
     }
     let reading = EventsConfig { strict: args.strict || config.events.strict, ..config.events.clone() };
+    let split = args.split.as_deref().map(TrackSplit::load).transpose()?.map(Kept::new).transpose()?;
     let done = match &args.shards {
-        Some(folder) => on_disk(&args, &context, &reading, folder)?,
-        None => in_memory(&args, &context, &reading)?,
+        Some(folder) => on_disk(&args, &context, &reading, split.as_ref(), folder)?,
+        None => in_memory(&args, &context, &reading, split.as_ref())?,
     };
+    if let Some(kept) = &split {
+        kept.split.save(&args.out.join(SPLIT))?;
+    }
     done.checkpoints.iter().try_for_each(|dir| Checkpoint::remove(dir))?;
     write_toml(&args.out.join("config.toml"), config)?;
     if context.json {
@@ -123,6 +135,73 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The split that factors were made with, in their folder.
+const SPLIT: &str = "split.csv";
+
+/// The split that the factors in this folder were made with, if they were made with one.
+///
+/// # Errors
+/// Those of [`TrackSplit::load`]; `Mismatch` where it is that of other factors.
+pub fn split_of(dir: &Path, factors: &Factors) -> Result<Option<TrackSplit>> {
+    let path = dir.join(SPLIT);
+    if !path.try_exists().map_err(Error::io(&path))? {
+        return Ok(None);
+    }
+    let split = TrackSplit::load(&path)?;
+    let is_test = |id: &&TrackId| split.is(id, TrackPart::Test);
+    if let Some(id) = factors.tracks.iter().find(is_test).or(factors.held_out.iter().find(|id| !is_test(id))) {
+        let found = format!("{id} on the other side");
+        return Err(Error::mismatch(format!("{} and the factors beside it", path.display()), "the same split", found));
+    }
+    Ok(Some(split))
+}
+
+/// A split, and what it has kept from the fit.
+struct Kept {
+    split: TrackSplit,
+    /// Its hash.
+    id: String,
+    /// Events of test tracks.
+    of_tracks: Cell<u64>,
+    /// Other events, from the cut on.
+    of_time: Cell<u64>,
+}
+
+impl Kept {
+    fn new(split: TrackSplit) -> Result<Kept> {
+        if split.count(TrackPart::Test) == 0 {
+            return Err(Error::invalid(format!("split ({})", split.made), "tracks in its part test", "none"));
+        }
+        Ok(Kept { id: split.hash(), split, of_tracks: Cell::new(0), of_time: Cell::new(0) })
+    }
+
+    /// Whether the fit may know of it.
+    fn is_open(&self, event: &Event) -> bool {
+        let (is_test, is_late) =
+            (self.split.is(&event.track, TrackPart::Test), self.split.cut.is_some_and(|cut| event.time >= cut));
+        let count = if is_test { &self.of_tracks } else { &self.of_time };
+        count.set(count.get() + u64::from(is_test || is_late));
+        !is_test && !is_late
+    }
+
+    /// The tracks that were held out.
+    ///
+    /// # Errors
+    /// `Mismatch` where the events know none of them.
+    fn held_out(&self) -> Result<Vec<TrackId>> {
+        if self.of_tracks.get() == 0 {
+            let found = self.split.tracks(TrackPart::Test).next().map_or(String::new(), |id| format!("none, as {id}"));
+            return Err(Error::mismatch("the split and the events", "events of its test tracks", found));
+        }
+        tracing::info!(
+            "left out: {} events of held-out tracks, {} later ones",
+            self.of_tracks.get(),
+            self.of_time.get()
+        );
+        Ok(self.split.tracks(TrackPart::Test).cloned().collect())
+    }
+}
+
 /// What there is to say of factors that have been written.
 struct Done {
     space: SpaceId,
@@ -139,7 +218,7 @@ struct Done {
     checkpoints: Vec<PathBuf>,
 }
 
-fn in_memory(args: &Args, context: &Context, reading: &EventsConfig) -> Result<Done> {
+fn in_memory(args: &Args, context: &Context, reading: &EventsConfig, split: Option<&Kept>) -> Result<Done> {
     let config = &context.config;
     let parts = config.per_action.parts(&config.confidence);
     if args.warm.is_some() && !parts.is_empty() {
@@ -148,14 +227,16 @@ fn in_memory(args: &Args, context: &Context, reading: &EventsConfig) -> Result<D
     }
     // What the parts would have together is refused before they are made.
     AlsConfig { dimensions: config.als.dimensions.saturating_mul(parts.len().max(1)), ..config.als }.check()?;
-    let earlier = args.warm.as_deref().map(Factors::load).transpose()?;
+    let earlier = args.warm.as_deref().map(|dir| start_from(dir, split)).transpose()?;
     let configs: Vec<_> = [config.confidence].into_iter().chain(parts.iter().map(|part| part.confidence)).collect();
-    let (mut matrices, left_out) = read_matrices(&args.events, &configs, reading)?;
+    let is_open = |event: &Event| split.is_none_or(|kept| kept.is_open(event));
+    let (mut matrices, left_out) = read_matrices(&args.events, &configs, reading, &is_open)?;
     let of_parts = matrices.split_off(1);
     let all = matrices.remove(0);
-    let (data, held_out) = match args.hold_out {
-        None => (all, Vec::new()),
-        Some(share) => {
+    let (data, held_out) = match (args.hold_out, split) {
+        (None, None) => (all, Vec::new()),
+        (_, Some(kept)) => (all, kept.held_out()?),
+        (Some(share), None) => {
             let halves = hold_out(&all, share, config.als.seed)?;
             (halves.train, halves.held_out.tracks.names().to_vec())
         }
@@ -171,19 +252,20 @@ fn in_memory(args: &Args, context: &Context, reading: &EventsConfig) -> Result<D
     let mut log = Log::default();
     let mut checkpoints = vec![args.out.join("checkpoint")];
     let mut factors = if parts.is_empty() {
-        factorize(&data, earlier.as_ref(), &checkpoints[0], false, context, &mut log)?
+        factorize(&data, earlier.as_ref(), split, &checkpoints[0], false, context, &mut log)?
     } else {
         checkpoints = parts.iter().map(|part| args.out.join(format!("checkpoint-{}", part.name))).collect();
         let mut fitted = Vec::new();
         for ((part, matrix), checkpoints) in parts.iter().zip(of_parts).zip(&checkpoints) {
             let data = part.of(&matrix, &data)?;
             drop(matrix);
-            fitted.push((part.weight, factorize(&data, None, checkpoints, true, context, &mut log)?));
+            fitted.push((part.weight, factorize(&data, None, split, checkpoints, true, context, &mut log)?));
         }
         Factors::concatenate(&data, &config.als, &fitted)?
     };
     factors.held_out = held_out;
     let drift = earlier.as_ref().map(|earlier| factors.align(earlier)).transpose()?;
+    forget_split(&args.out)?;
     factors.save(&args.out)?;
     Ok(Done {
         is_same_space: earlier.is_some_and(|earlier| earlier.space == factors.space),
@@ -199,7 +281,41 @@ fn in_memory(args: &Args, context: &Context, reading: &EventsConfig) -> Result<D
     })
 }
 
-fn on_disk(args: &Args, context: &Context, reading: &EventsConfig, folder: &Path) -> Result<Done> {
+/// The factors to start from, which must not know what this fit may not know.
+fn start_from(dir: &Path, split: Option<&Kept>) -> Result<Factors> {
+    let earlier = Factors::load(dir)?;
+    if let Some(kept) = split {
+        let theirs = split_of(dir, &earlier)?;
+        if theirs.as_ref() != Some(&kept.split) {
+            let found = theirs.map_or("none".to_string(), |split| format!("another ({})", split.made));
+            let what = format!("--split and that of {}", dir.display());
+            return Err(Error::mismatch(what, &kept.split.made, found));
+        }
+    }
+    Ok(earlier)
+}
+
+/// Takes the split of earlier factors away before others take their place.
+fn forget_split(dir: &Path) -> Result<()> {
+    let path = dir.join(SPLIT);
+    match std::fs::remove_file(&path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(&path)(e)),
+        _ => Ok(()),
+    }
+}
+
+/// The name of a run on disk: with another split it is another run.
+fn of_split(run: String, split: Option<&Kept>) -> String {
+    split.map_or(run.clone(), |kept| format!("{run} split {}", kept.id))
+}
+
+fn on_disk(
+    args: &Args,
+    context: &Context,
+    reading: &EventsConfig,
+    split: Option<&Kept>,
+    folder: &Path,
+) -> Result<Done> {
     let config = &context.config;
     if !config.per_action.parts(&config.confidence).is_empty() {
         return Err(Error::invalid("--shards", "one factorisation for all actions", "factorisations [per_action]"));
@@ -208,20 +324,25 @@ fn on_disk(args: &Args, context: &Context, reading: &EventsConfig, folder: &Path
     check_solver(&config.als)?;
     let is_held_out = args.hold_out.map(|share| held_out(share, config.als.seed)).transpose()?;
     let mut builder = ShardsBuilder::new(&config.confidence, reading, None, folder)?;
-    let left_out = read_reported(&args.events, reading, &mut |event| builder.push(&event))?;
+    let left_out = read_reported(&args.events, reading, &mut |event| {
+        if split.is_none_or(|kept| kept.is_open(&event)) { builder.push(&event) } else { Ok(()) }
+    })?;
     // Two shards are in memory at a time: half of what the events had.
     let size = ShardSize {
         bytes: reading.memory_mb.saturating_mul(1 << 20) / 4,
         user_bytes: size_of::<f32>() * config.als.dimensions.next_multiple_of(16),
     };
-    let data = builder.finish(size, &|track| is_held_out.as_ref().is_some_and(|is_held_out| is_held_out(track)))?;
+    let mut data = builder.finish(size, &|track| is_held_out.as_ref().is_some_and(|is_held_out| is_held_out(track)))?;
     if is_held_out.is_some() && data.held_out.is_empty() {
         let found = format!("0 of {} tracks held out", data.tracks.len());
         return Err(Error::invalid("hold-out fraction", "tracks on both sides", found));
     }
+    if let Some(kept) = split {
+        data.held_out = kept.held_out()?;
+    }
     tracing::info!("{} in {}", count(data.pairs, "pair"), count(data.len() as u64, "shard"));
     let checkpoints = args.out.join("checkpoint");
-    let run = run_id_of_shards(&data, &config.als);
+    let run = of_split(run_id_of_shards(&data, &config.als), split);
     let found = ShardedStart::find(&checkpoints, &run)?.filter(|start| start.iteration <= config.als.iterations);
     let mut log = Log::default();
     let mut watch = Watch::new(context, found.as_ref().map(|start| start.iteration), false, &mut log);
@@ -229,6 +350,7 @@ fn on_disk(args: &Args, context: &Context, reading: &EventsConfig, folder: &Path
         watch.after(progress.iteration, progress.loss, &|| progress.save(&checkpoints, &run))
     });
     let fitted = watch.end(fitted)?;
+    forget_split(&args.out)?;
     fitted.save(&args.out)?;
     Ok(Done {
         space: fitted.factors().space.clone(),
@@ -269,13 +391,14 @@ fn digest(factors: &Factors) -> String {
 fn factorize(
     data: &Interactions,
     earlier: Option<&Factors>,
+    split: Option<&Kept>,
     checkpoints: &Path,
     is_part: bool,
     context: &Context,
     log: &mut Log,
 ) -> Result<Factors> {
     let config = &context.config.als;
-    let mut run = run_id(data, config);
+    let mut run = of_split(run_id(data, config), split);
     if let Some(earlier) = earlier {
         // Another start leads elsewhere.
         run = format!("{run} from {}", digest(earlier));
@@ -352,7 +475,17 @@ pub fn read_interactions(
     config: &ConfidenceConfig,
     reading: &EventsConfig,
 ) -> Result<(Interactions, u64)> {
-    let (mut matrices, left_out) = read_matrices(path, std::slice::from_ref(config), reading)?;
+    read_interactions_where(path, config, reading, &|_| true)
+}
+
+/// The same, of the events that `keep` names.
+pub fn read_interactions_where(
+    path: &Path,
+    config: &ConfidenceConfig,
+    reading: &EventsConfig,
+    keep: &dyn Fn(&Event) -> bool,
+) -> Result<(Interactions, u64)> {
+    let (mut matrices, left_out) = read_matrices(path, std::slice::from_ref(config), reading, keep)?;
     Ok((matrices.remove(0), left_out))
 }
 
@@ -361,9 +494,10 @@ fn read_matrices(
     path: &Path,
     configs: &[ConfidenceConfig],
     reading: &EventsConfig,
+    keep: &dyn Fn(&Event) -> bool,
 ) -> Result<(Vec<Interactions>, u64)> {
     let mut builder = InteractionsBuilder::new(&configs[0], reading, None)?;
-    let left_out = read_reported(path, reading, &mut |event| builder.push(&event))?;
+    let left_out = read_reported(path, reading, &mut |event| if keep(&event) { builder.push(&event) } else { Ok(()) })?;
     Ok((builder.finish_each(configs)?, left_out))
 }
 

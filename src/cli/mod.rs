@@ -18,6 +18,7 @@ mod handover;
 mod import;
 mod ingest;
 mod mel;
+mod prepare;
 mod recommend;
 mod reindex;
 mod remove;
@@ -49,7 +50,8 @@ Examples:
   debut recommend --file new.mp3                     what sounds, to its listeners, like this file
   debut recommend --user listener-17 -k 5 --json     what this listener should hear next, and because of what
   debut factorize plays.parquet --out factors        learn factors from what people do
-  debut train --factors factors --audio tracks.csv --out runs/mine
+  debut prepare --audio tracks.csv --events plays.parquet --out data
+  debut train --data data --factors factors --out runs/mine
 
 Exit codes: 0 all well; 1 some inputs failed (they are listed); 2 wrong usage, or the work could not be done.";
 
@@ -90,6 +92,8 @@ enum Verb {
     Mel(mel::Args),
     /// Predicts vectors of files into a Parquet or npy file, without a catalogue.
     Embed(embed::Args),
+    /// Hears the tracks of a training set, joins them with what people did, and splits them.
+    Prepare(prepare::Args),
     /// Learns track and listener factors from plays, skips, likes and playlist adds (implicit ALS).
     Factorize(factorize::Args),
     /// Aligns factors with earlier ones; factors for and from implicit, Spark, LightFM and NumPy.
@@ -127,10 +131,19 @@ enum Verb {
 impl Verb {
     /// The verbs that finish or clear away what is in flight on Ctrl-C or SIGTERM; the others have nothing of the kind.
     fn stops_gently(&self) -> bool {
-        use Verb::{Backup, Demo, Embed, Export, Factorize, Import, Ingest, Reindex, Train};
+        use Verb::{Backup, Demo, Embed, Export, Factorize, Import, Ingest, Prepare, Reindex, Train};
         matches!(
             self,
-            Demo(_) | Embed(_) | Factorize(_) | Train(_) | Ingest(_) | Reindex(_) | Backup(_) | Export(_) | Import(_)
+            Demo(_)
+                | Embed(_)
+                | Prepare(_)
+                | Factorize(_)
+                | Train(_)
+                | Ingest(_)
+                | Reindex(_)
+                | Backup(_)
+                | Export(_)
+                | Import(_)
         )
     }
 }
@@ -183,6 +196,7 @@ impl Cli {
             Verb::Demo(args) => demo::run(args, context),
             Verb::Mel(args) => mel::run(args, context),
             Verb::Embed(args) => embed::run(args, context),
+            Verb::Prepare(args) => prepare::run(args, context),
             Verb::Factorize(args) => factorize::run(args, context),
             Verb::Factors(args) => factors::run(args, context),
             Verb::Train(args) => train::run(args, context),

@@ -1,26 +1,24 @@
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use ndarray::Array2;
-use rayon::prelude::*;
 use serde_json::json;
 
 use super::calibrate::{Tracks, calibrate};
 use super::evaluate::middle;
-use super::{Context, count, exit_code, print_json, print_line, progress};
-use crate::artefact::{content_hash, write_toml};
-use crate::audio::cache::{CachedKey, SpectrogramCache};
-use crate::audio::{EXCERPT_FRAMES, FrontEnd, Listening};
+use super::factorize::split_of;
+use super::{Context, count, print_json, print_line, progress};
+use crate::artefact::write_toml;
 use crate::cli::handover::write_space;
+use crate::data::DataSet;
 use crate::encoder::{Model, ModelConfig, Spectrograms, train};
 use crate::error::{Error, Result};
-use crate::eval::split;
+use crate::eval::{self, Part};
 use crate::factors::Factors;
 use crate::ids::{Ids, TrackId};
-use crate::inputs::{Input, read_manifest, walk};
 use crate::store::TrackInfo;
 
 /// Listeners at which a factor counts half.
@@ -28,12 +26,13 @@ const HALF_EVIDENCE: f32 = 10.0;
 
 const EXAMPLES: &str = "\
 Examples:
-  debut train --factors factors --audio tracks.csv --out runs/mine
-  debut train --factors factors --audio ~/Music --out runs/mine --set train.epochs=100 --set train.batch_size=64
+  debut prepare --audio tracks.csv --events plays.parquet --out data
+  debut factorize plays.parquet --split data/splits/artist.csv --out factors
+  debut train --data data --factors factors --out runs/mine --set train.epochs=100 --set train.batch_size=64
 
-Tracks meet their factors by id: the manifest's, or the content hash where --audio is a folder. Spectrograms are kept in
---cache, so a second run starts at once. The run folder holds metrics.jsonl, curve.svg, checkpoints, and the model:
-model.toml, model.safetensors (16-bit), space.json.";
+Learns from the tracks of the data set that have a factor. Those by which the epochs are judged are the valid ones of the split
+that the factors were made with. The run folder holds metrics.jsonl, curve.svg, checkpoints, and the model: model.toml,
+model.safetensors (16-bit), space.json.";
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = EXAMPLES)]
@@ -42,29 +41,22 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     factors: PathBuf,
 
-    /// The tracks' audio: a manifest with ids, or a folder.
-    #[arg(long, value_name = "DIR|MANIFEST")]
-    audio: PathBuf,
+    /// What `debut prepare` made: the tracks.
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
 
     /// Where the run, and the model, go.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
 
-    /// Where spectrograms are kept.
-    #[arg(long, value_name = "DIR", default_value = "runs/spectrograms")]
-    cache: PathBuf,
-
     /// The model's name; the last part of --out where none is given.
     #[arg(long)]
     name: Option<String>,
 
-    /// Share of the tracks that judge each epoch, chosen by a hash of their ids.
-    #[arg(long, value_name = "SHARE", default_value_t = 0.1)]
-    validation: f64,
-
-    /// 30 s windows of each track to learn from, spread evenly.
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    windows: usize,
+    /// Share of the tracks that judge each epoch, chosen by a hash of their ids, where the factors were made without a split
+    /// [default: 0.1].
+    #[arg(long, value_name = "SHARE")]
+    validation: Option<f64>,
 }
 
 pub fn run(args: Args, context: Context) -> Result<ExitCode> {
@@ -78,15 +70,20 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
             config.encoder.dimensions,
         ));
     }
-    let (heard, failed) = hear_tracks(&args.audio, &args.cache, args.windows, &context)?;
+    let split = split_of(&args.factors, &factors)?;
+    if let (Some(split), Some(share)) = (&split, args.validation) {
+        let what = format!("--validation of factors with a split ({})", split.made);
+        return Err(Error::invalid(what, "none: the split has tracks to judge by", share));
+    }
+    let data = DataSet::open(&args.data, &config.listen)?;
     let rows: Ids<TrackId> = factors.tracks.iter().cloned().collect();
-    let joined: Vec<(usize, usize)> = (heard.tracks.iter().enumerate())
+    let joined: Vec<(usize, usize)> = (data.tracks.iter().enumerate())
         .filter_map(|(track, id)| Some((track, rows.number(id)? as usize)))
         .filter(|&(_, row)| factors.track_factors.row(row).iter().any(|v| *v != 0.0))
         .collect();
     if joined.is_empty() {
         return Err(Error::mismatch(
-            format!("ids of {} and {}", args.factors.display(), args.audio.display()),
+            format!("ids of {} and {}", args.factors.display(), args.data.display()),
             "tracks in both",
             "none",
         ));
@@ -96,15 +93,22 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     // A factor learned from few listeners is noise for a target: its weight grows with them, and halves at ten.
     let weights: Vec<f32> =
         joined.iter().map(|&(_, row)| factors.plays[row] as f32).map(|n| n / (n + HALF_EVIDENCE)).collect();
-    let audio = Joined { heard: &heard, tracks: joined.iter().map(|&(track, _)| track).collect() };
-    let is_valid = |i: usize| split(&heard.tracks[joined[i].0], config.train.seed ^ 0x76616c) < args.validation;
+    let audio = Joined { data: &data, tracks: joined.iter().map(|&(track, _)| track).collect() };
+    let share = args.validation.unwrap_or(0.1);
+    let is_valid = |i: usize| {
+        let id = &data.tracks[joined[i].0];
+        match &split {
+            Some(split) => split.is(id, Part::Valid),
+            None => eval::split(id, config.train.seed ^ 0x76616c) < share,
+        }
+    };
     let (valid, training): (Vec<usize>, Vec<usize>) = (0..joined.len()).partition(|&i| is_valid(i));
     if !context.json {
         print_line(&format!(
-            "{} to learn from and {} to judge by; {} without a factor, {failed} could not be heard",
+            "{} to learn from and {} to judge by; {} without a factor",
             count(training.len() as u64, "track"),
             valid.len(),
-            heard.tracks.len() - joined.len(),
+            data.tracks.len() - joined.len(),
         ))?;
     }
     let bar = progress(config.train.epochs as u64, "training");
@@ -152,7 +156,7 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     let facts = [
         ("tracks", training.len().to_string()),
         ("validation_tracks", valid.len().to_string()),
-        ("windows", args.windows.to_string()),
+        ("windows", data.windows.to_string()),
         ("epochs", trained.epochs.len().to_string()),
         ("best_epoch", trained.best.epoch.to_string()),
         ("seconds", format!("{:.0}", started.elapsed().as_secs_f64())),
@@ -164,7 +168,7 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
         weights: String::new(),
         space_json: write_space(&args.out, &factors.space())?,
         encoder: config.encoder.clone(),
-        front_end: FrontEnd::default(),
+        front_end: data.front_end().clone(),
         artist: None,
         confidence: None,
         training: facts.iter().map(|(k, v)| (k.to_string(), v.clone())).collect(),
@@ -172,7 +176,7 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     };
     write_toml(&args.out.join("config.toml"), config)?;
     let mut model = Model::new(model_config, &trained.weights)?;
-    let infos: Vec<&TrackInfo> = joined.iter().map(|&(track, _)| &heard.inputs[track].info).collect();
+    let infos: Vec<&TrackInfo> = joined.iter().map(|&(track, _)| &data.inputs[track].info).collect();
     let listeners: Vec<u32> = joined.iter().map(|&(_, row)| factors.plays[row]).collect();
     let tracks = Tracks {
         infos: &infos,
@@ -183,7 +187,7 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
         validation: &valid,
         half_evidence: HALF_EVIDENCE,
     };
-    let calibrated = calibrate(&model, &tracks, &|i| middle(&heard, joined[i].0, heard.windows / 2))?;
+    let calibrated = calibrate(&model, &tracks, &|i| middle(&data, joined[i].0, data.windows / 2))?;
     model.config.artist = calibrated.head;
     model.config.confidence = Some(calibrated.confidence);
     let (alone, joined_with) = calibrated.cosines;
@@ -211,72 +215,12 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
             started.elapsed().as_secs_f64()
         ))?;
     }
-    Ok(exit_code(failed))
+    Ok(ExitCode::SUCCESS)
 }
 
-/// Tracks whose spectrograms are in the cache.
-pub struct HeardTracks {
-    pub tracks: Vec<TrackId>,
-    /// What the manifest says of each: the artist and album, for the baselines.
-    pub inputs: Vec<Input>,
-    keys: Vec<CachedKey>,
-    cache: SpectrogramCache,
-    pub windows: usize,
-}
-
-impl HeardTracks {
-    /// `[EXCERPT_FRAMES, mel_bands]` of one window of one track.
-    pub fn load(&self, track: usize, window: usize) -> Result<Array2<f32>> {
-        self.cache.load_window(&self.keys[track], window)
-    }
-}
-
-/// Hears every track that the cache does not know yet, on all cores; says on standard error which could not be heard.
-pub fn hear_tracks(audio: &Path, cache: &Path, windows: usize, context: &Context) -> Result<(HeardTracks, u64)> {
-    let inputs: Vec<Result<Input>> =
-        if audio.is_dir() { walk(audio).collect() } else { read_manifest(audio)?.into_iter().map(Ok).collect() };
-    let listening = Listening { segments: windows, ..context.config.listen.clone() };
-    let cache = SpectrogramCache::open(cache, &FrontEnd::default(), EXCERPT_FRAMES, &listening)?;
-    let bar = progress(inputs.len() as u64, "listening");
-    let heard: Vec<Result<(TrackId, Input, CachedKey)>> = inputs
-        .into_par_iter()
-        .map(|input| {
-            if context.stop.load(Ordering::Relaxed) {
-                return Err(Error::Interrupted);
-            }
-            let input = input?;
-            let key = cache.get_or_hear(&input.path)?;
-            let id = match &input.id {
-                Some(id) => id.clone(),
-                None => TrackId::new(content_hash(&input.path)?)?,
-            };
-            bar.inc(1);
-            Ok((id, input, key))
-        })
-        .collect();
-    bar.finish_and_clear();
-    let mut found = HeardTracks { tracks: Vec::new(), inputs: Vec::new(), keys: Vec::new(), cache, windows };
-    let mut failed = 0;
-    for one in heard {
-        match one {
-            Ok((id, input, key)) => {
-                found.tracks.push(id);
-                found.inputs.push(input);
-                found.keys.push(key);
-            }
-            Err(Error::Interrupted) => return Err(Error::Interrupted),
-            Err(e) => {
-                failed += 1;
-                tracing::warn!("{e}");
-            }
-        }
-    }
-    Ok((found, failed))
-}
-
-/// The heard tracks that have a factor.
+/// The tracks of the data set that have a factor.
 struct Joined<'a> {
-    heard: &'a HeardTracks,
+    data: &'a DataSet,
     tracks: Vec<usize>,
 }
 
@@ -286,18 +230,18 @@ impl Spectrograms for Joined<'_> {
     }
 
     fn windows(&self) -> usize {
-        self.heard.windows
+        self.data.windows
     }
 
     fn frames(&self) -> usize {
-        EXCERPT_FRAMES
+        self.data.frames()
     }
 
     fn mel_bands(&self) -> usize {
-        FrontEnd::default().mel_bands
+        self.data.front_end().mel_bands
     }
 
     fn load(&self, track: usize, window: usize) -> Result<Array2<f32>> {
-        self.heard.load(self.tracks[track], window)
+        self.data.load(self.tracks[track], window)
     }
 }

@@ -7,6 +7,7 @@ pub mod metrics;
 mod ranking;
 mod reliability;
 mod splits;
+mod track_splits;
 
 pub use cold_start::{ColdStart, ColdStartScores, cold_start};
 pub use handover_path::{PathPoint, PathSettings, handover_path};
@@ -14,6 +15,7 @@ pub use metrics::MeanSe;
 pub use ranking::{ListScores, ListenerScores, RankingScores, RankingTask};
 pub use reliability::{Bin, Reliability, reliability};
 pub use splits::{GlobalCut, MIN_HISTORY, UserCuts, hold_out_pairs};
+pub use track_splits::{Candidate, Part, SplitConfig, TrackSplit};
 
 use crate::error::{Error, Result};
 use crate::events::Interactions;

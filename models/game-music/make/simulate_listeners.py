@@ -8,6 +8,8 @@ README beside this file says what that means for every score. How:
   explain: the first principal components of the teacher's tags. The part `u` is independent
   of the sound: partly common to an artist's tracks on an album, mostly the track's own.
 - A track's popularity is a power law, drawn independently of its sound.
+- Half of the catalogue is there when the year begins; the other albums come out during it, each within a few
+  weeks. Nobody plays a track before the day it is released; from then on it is played as any other.
 - A listener has one to four tastes, points in the same space, that drift during the year, and
   comes back in sessions. Tracks of a session are drawn with probability
   popularity * exp(beta * match). Whether a track is heard out, skipped, liked or put on a
@@ -17,12 +19,15 @@ README beside this file says what that means for every score. How:
     python3 models/game-music/make/simulate_listeners.py --tracks DIR/tracks.csv --out events.csv [--share 0.6] [--seed 1]
 
 Writes time,user,track,action,value in order of time: time in Unix seconds, value the fraction
-heard of a play. With --truth FILE.npz also what no real log has: ids, a, u, s, popularity.
+heard of a play. With --releases FILE.csv the manifest again, with the day on which each track came out, for
+`debut prepare`; with --truth FILE.npz also what no real log has: ids, a, u, s, popularity.
 """
 
 import argparse
 import csv
+import datetime
 import gzip
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +60,14 @@ class Settings:
     zipf_shift: float = 20.0
     zipf_power: float = 0.95
     """Popularity of rank r is (r + shift)^-power (Zipf-Mandelbrot); the shift flattens the head, as logs show."""
+    old: float = 0.5
+    """Share of the tracks that are there from the start, by whole albums."""
+    last_release: int = 320
+    """Day of the year by which the last album begins to come out: the last tracks have a month to be heard."""
+    album_days: int = 21
+    """Days within which an album comes out, some tracks ahead of the others."""
+    back_catalogue: int = 10
+    """Years over which the albums that are there from the start came out. Nothing but their dates follows from it."""
     beta: float = 2.0
     """Pull of taste on what is played: a track one standard deviation better matched is
     exp(2) = 7 times as likely. At 1.5 factorisation finds less (recall@20 0.38 against 0.42), at 3
@@ -104,11 +117,24 @@ def independent_part(groups, dims, like, group_share, rng):
     return u
 
 
+def releases(albums, cfg, rng):
+    """The day on which each track came out, from the first of the simulated year; below 0 where it was there before."""
+    names, index, sizes = np.unique(albums, return_inverse=True, return_counts=True)
+    order = rng.permutation(len(names))
+    # In random order, as many albums as the share holds; that one which crosses it counts as old.
+    before = np.cumsum(sizes[order]) - sizes[order]
+    old = np.empty(len(names), bool)
+    old[order] = before < cfg.old * len(albums)
+    new_day = rng.integers(1, cfg.last_release + 1, len(names))
+    old_day = -rng.integers(cfg.album_days + 1, 365 * cfg.back_catalogue, len(names))
+    return np.where(old, old_day, new_day)[index] + rng.integers(0, cfg.album_days + 1, len(albums))
+
+
 def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
 
-def listener(number, s, log_popularity, cfg, rng):
+def listener(number, s, log_popularity, released, cfg, rng):
     """One listener's year: arrays (time, track, action, value); actions 0 play, 1 skip, 2 like, 3 add."""
     n, dims = s.shape
     count = rng.choice([1, 2, 3, 4], p=[0.3, 0.35, 0.2, 0.15])
@@ -126,12 +152,15 @@ def listener(number, s, log_popularity, cfg, rng):
     match = taste @ s.T
     match = (match - match.mean(1, keepdims=True)) / match.std(1, keepdims=True)
 
+    # Whoever comes on a track's first day may hear it.
+    appeal = np.where(released * DAY <= start[:, None], log_popularity, -np.inf)
+
     length = np.clip(rng.poisson(cfg.session_tracks, sessions), 1, 30)
     most = length.max()
     # Gumbel noise + top k = drawing without replacement in proportion to exp(score).
     gumbel = rng.gumbel(size=match.shape)
-    order = np.argpartition(-(log_popularity + cfg.beta * match + gumbel), most, axis=1)[:, :most]
-    by_chance = np.argpartition(-(log_popularity + rng.gumbel(size=match.shape)), most, axis=1)[:, :most]
+    order = np.argpartition(-(appeal + cfg.beta * match + gumbel), most, axis=1)[:, :most]
+    by_chance = np.argpartition(-(appeal + rng.gumbel(size=match.shape)), most, axis=1)[:, :most]
     order = rng.permuted(order, axis=1)
     order = np.where(rng.random(order.shape) < cfg.explore, by_chance, order)
 
@@ -160,6 +189,19 @@ def listener(number, s, log_popularity, cfg, rng):
 ACTIONS = ["play", "skip", "like", "add"]
 
 
+def write_releases(path, manifest, table, days):
+    """The manifest's rows with their dates; paths stay those of the same files."""
+    first = datetime.datetime.fromtimestamp(START, datetime.timezone.utc).date()
+    partial = path.with_name(path.name + ".partial")
+    with open(partial, "w", newline="") as f:
+        out = csv.DictWriter(f, list(table[0]), lineterminator="\n")
+        out.writeheader()
+        for row, day in zip(table, days.tolist()):
+            file = os.path.relpath(manifest.parent / row["path"], path.parent)
+            out.writerow({**row, "path": file, "released": first + datetime.timedelta(days=day)})
+    partial.replace(path)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tracks", type=Path, required=True, help="tracks.csv of fetch_audio.py")
@@ -168,6 +210,7 @@ def main():
     parser.add_argument("--share", type=float, default=Settings.share)
     parser.add_argument("--users", type=int, default=Settings.users)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--releases", type=Path, help="writes the manifest with dates of release here")
     parser.add_argument("--truth", type=Path)
     args = parser.parse_args()
     cfg = Settings(share=args.share, users=args.users)
@@ -191,7 +234,10 @@ def main():
     rank = rng.permutation(len(ids)) + 1
     log_popularity = -cfg.zipf_power * np.log(rank + cfg.zipf_shift)
 
-    parts = [listener(i, s, log_popularity, cfg, rng) for i in range(cfg.users)]
+    # From a stream of its own, so that the tracks and tastes of a seed are those they were without dates.
+    released = releases([r["album"] for r in table], cfg, np.random.default_rng([args.seed, 1]))
+
+    parts = [listener(i, s, log_popularity, released, cfg, rng) for i in range(cfg.users)]
     time, user, track, action, value = (np.concatenate(x) for x in zip(*parts))
     order = np.lexsort((action, track, user, time))
     partial = args.out.with_name(args.out.name + ".partial")
@@ -200,6 +246,8 @@ def main():
         f.writelines(f"{t},u{n:04d},{ids[i]},{ACTIONS[c]},{v:g}\n"
                      for t, n, i, c, v in zip(*(x[order].tolist() for x in (time, user, track, action, value))))
     partial.replace(args.out)
+    if args.releases:
+        write_releases(args.releases, args.tracks, table, released)
     if args.truth:
         np.savez_compressed(args.truth, ids=np.array(ids), a=a, u=u, s=s, popularity=np.exp(log_popularity))
 
@@ -208,6 +256,8 @@ def main():
     say("  " + ", ".join(f"{name} {np.sum(action == i)}" for i, name in enumerate(ACTIONS)))
     plays = np.bincount(track[action == 0], minlength=len(ids))
     say("plays per track: " + ", ".join(f"{q:.0%} {v:.0f}" for q, v in zip((0, .05, .25, .5, .75, .95, 1), np.quantile(plays, (0, .05, .25, .5, .75, .95, 1)))))
+    say(f"released before the year: {np.mean(released < 0):.1%} of the tracks, in it {np.mean(released >= 0):.1%}, "
+        f"with {np.mean(released[track[action == 0]] >= 0):.1%} of all plays")
     pairs = len(np.unique(user[action == 0] * len(ids) + track[action == 0]))
     each = np.bincount(user[action == 0], minlength=cfg.users)
     say(f"plays per listener: median {np.median(each):.0f}, 95% {np.quantile(each, .95):.0f}; "

@@ -42,6 +42,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 
 use super::{Action, Event};
+use crate::dates::seconds_of;
 use crate::error::{Error, Result};
 use crate::ids::{TrackId, UserId, id_problem};
 
@@ -398,13 +399,7 @@ fn iso_seconds(text: &str) -> Option<i64> {
         }
         _ => return None,
     };
-    // Days since 1970 in the Gregorian calendar, with years that begin in March, so that leap days come last
-    // (H. Hinnant's days_from_civil).
-    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-    let era = year.div_euclid(400);
-    let in_era = year.rem_euclid(400);
-    let days = era * 146_097 + in_era * 365 + in_era / 4 - in_era / 100 + (153 * month + 2) / 5 + day - 1 - 719_468;
-    Some(days * 86_400 + hour * 3600 + minute * 60 + second - ahead)
+    Some(seconds_of(year, month, day) + hour * 3600 + minute * 60 + second - ahead)
 }
 
 #[test]
