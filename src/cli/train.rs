@@ -1,19 +1,22 @@
-use std::ops::ControlFlow;
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use ndarray::Array2;
+use ndarray::{Array2, ArrayViewMut2};
 use rayon::prelude::*;
 use serde_json::json;
 
+use super::labels::{self, Labelled};
+use super::watch::{Begin, check_recipe, watched};
 use super::{Context, count, exit_code, print_json, print_line, progress};
 use crate::artefact::{content_hash, write_toml};
 use crate::audio::cache::{CachedKey, SpectrogramCache};
 use crate::audio::{EXCERPT_FRAMES, FrontEnd, Listening};
 use crate::cli::handover::write_space;
-use crate::encoder::{Model, ModelConfig, Spectrograms, train};
+use crate::encoder::dataset::copy_crop;
+use crate::encoder::{Lesson, Model, ModelConfig, Objective, Spectrograms, start_from};
 use crate::error::{Error, Result};
 use crate::eval::split;
 use crate::factors::Factors;
@@ -24,10 +27,13 @@ const EXAMPLES: &str = "\
 Examples:
   debut train --factors factors --audio tracks.csv --out runs/mine
   debut train --factors factors --audio ~/Music --out runs/mine --set train.epochs=100 --set train.batch_size=64
+  debut train --config recipe.toml --factors factors --audio tracks.csv --out runs/mine --init runs/pre
+  debut train --factors factors --audio tracks.csv --out runs/half --labelled 0.5 --teacher runs/mine
 
 Tracks meet their factors by id: the manifest's, or the content hash where --audio is a folder. Spectrograms are kept in
---cache, so a second run starts at once. The run folder holds metrics.jsonl, curve.svg, checkpoints, and the model:
-model.toml, model.safetensors (16-bit), space.json.";
+--cache, so a second run starts at once. The run folder holds metrics.jsonl, curve.svg, curves for TensorBoard,
+checkpoints, and the model: model.toml, model.safetensors (16-bit), space.json. A run that was stopped, at any moment and
+in any way, goes on with the same command and ends with the same numbers.";
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = EXAMPLES)]
@@ -59,11 +65,32 @@ pub struct Args {
     /// 30 s windows of each track to learn from, spread evenly.
     #[arg(long, value_name = "N", default_value_t = 1)]
     windows: usize,
+
+    /// Begin with the weights of this run (such as `debut pretrain` makes) or model; the output layer is fresh.
+    #[arg(long, value_name = "DIR")]
+    init: Option<PathBuf>,
+
+    /// Learn from these of the training tracks only: a share, chosen by a hash of their ids (a larger one holds a smaller),
+    /// or a file with an id a line.
+    #[arg(long, value_name = "SHARE|FILE")]
+    labelled: Option<Labelled>,
+
+    /// Give the other training tracks this model's predictions as targets.
+    #[arg(long, value_name = "MODEL", requires = "labelled")]
+    teacher: Option<PathBuf>,
+
+    /// How much such a target counts; 1 is as much as one that was learned from very many listeners.
+    #[arg(long, value_name = "WEIGHT", default_value_t = 0.5, requires = "teacher", value_parser = labels::weight)]
+    teacher_weight: f32,
+
+    #[command(flatten)]
+    run: Begin,
 }
 
 pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     let started = Instant::now();
     let config = &context.config;
+    check_recipe(&context)?;
     let factors = Factors::load(&args.factors)?;
     if factors.dimensions() != config.encoder.dimensions {
         return Err(Error::mismatch(
@@ -72,6 +99,9 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
             config.encoder.dimensions,
         ));
     }
+    args.run.check(&args.out)?;
+    let start = args.init.as_deref().map(|dir| start_from(dir, &config.encoder, config.train.seed)).transpose()?;
+    let teacher = args.teacher.as_deref().map(|dir| labels::teacher(dir, &factors)).transpose()?;
     let (heard, failed) = hear_tracks(&args.audio, &args.cache, args.windows, &context)?;
     let rows: Ids<TrackId> = factors.tracks.iter().cloned().collect();
     let joined: Vec<(usize, usize)> = (heard.tracks.iter().enumerate())
@@ -85,64 +115,47 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
             "none",
         ));
     }
-    let targets =
+    let mut targets =
         Array2::from_shape_fn((joined.len(), factors.dimensions()), |(i, j)| factors.track_factors[(joined[i].1, j)]);
-    // A factor learned from few listeners is noise for a target: its weight grows with them, and halves at ten.
-    let weights: Vec<f32> = joined.iter().map(|&(_, row)| factors.plays[row] as f32).map(|n| n / (n + 10.0)).collect();
-    let audio = Joined { heard: &heard, tracks: joined.iter().map(|&(track, _)| track).collect() };
+    let mut weights: Vec<f32> = joined.iter().map(|&(_, row)| config.train.evidence(factors.plays[row])).collect();
+    let tracks = joined.iter().map(|&(track, _)| track).collect();
+    let audio = Joined { heard: &heard, tracks };
     let is_valid = |i: usize| split(&heard.tracks[joined[i].0], config.train.seed ^ 0x76616c) < args.validation;
-    let (valid, training): (Vec<usize>, Vec<usize>) = (0..joined.len()).partition(|&i| is_valid(i));
+    let (valid, mut training): (Vec<usize>, Vec<usize>) = (0..joined.len()).partition(|&i| is_valid(i));
+    let mut taught = 0;
+    if let Some(labelled) = &args.labelled {
+        let names: Vec<&TrackId> = training.iter().map(|&i| &heard.tracks[joined[i].0]).collect();
+        let is_labelled = labelled.among(&names, config.train.seed)?;
+        let others = training.iter().zip(&is_labelled).filter(|(_, labelled)| !**labelled).map(|(&i, _)| i);
+        let others: Vec<usize> = others.collect();
+        if let Some(teacher) = &teacher {
+            labels::teach(teacher, &audio, &others, targets.view_mut(), &context)?;
+            others.iter().for_each(|&i| weights[i] = args.teacher_weight);
+            taught = others.len();
+        } else {
+            let others: HashSet<usize> = others.into_iter().collect();
+            training.retain(|i| !others.contains(i));
+        }
+    }
     if !context.json {
         print_line(&format!(
-            "{} to learn from and {} to judge by; {} without a factor, {failed} could not be heard",
+            "{} to learn from{} and {} to judge by; {} without a factor, {failed} could not be heard",
             count(training.len() as u64, "track"),
+            if taught > 0 { format!(" ({taught} of them with the teacher's predictions)") } else { String::new() },
             valid.len(),
             heard.tracks.len() - joined.len(),
         ))?;
     }
-    let bar = progress(config.train.epochs as u64, "training");
-    let mut printed = Ok(());
-    let trained = train(
-        &config.train,
-        &config.encoder,
-        &audio,
-        targets.view(),
-        &weights,
-        &training,
-        &valid,
-        &args.out,
-        &mut |epoch| {
-            bar.inc(1);
-            if context.json {
-                printed = print_json(epoch);
-            } else {
-                bar.set_message(format!(
-                    "loss {:.4}, validation {:.4}, cosine {:.4}",
-                    epoch.train_loss, epoch.valid_loss, epoch.valid_cosine
-                ));
-                tracing::info!(
-                    "epoch {}: loss {:.4}, validation {:.4}, cosine {:.4}",
-                    epoch.epoch,
-                    epoch.train_loss,
-                    epoch.valid_loss,
-                    epoch.valid_cosine
-                );
-            }
-            if printed.is_err() || context.stop.load(Ordering::Relaxed) {
-                ControlFlow::Break(())
-            } else {
-                ControlFlow::Continue(())
-            }
-        },
-    )?;
-    bar.finish_and_clear();
-    printed?;
-    if !trained.finished {
-        eprintln!("stopped after epoch {}; the same command goes on from there", trained.epochs.len());
-        return Err(Error::Interrupted);
-    }
+    let lesson = Lesson {
+        spectrograms: &audio,
+        objective: Objective::Targets { targets: targets.view(), weights: &weights },
+        train: &training,
+        valid: &valid,
+        start: start.as_ref(),
+    };
+    let trained = watched(&lesson, &args.out, args.run.fresh, "training", &context)?;
     let name = args.name.clone().or_else(|| args.out.file_name().map(|n| n.to_string_lossy().into_owned()));
-    let facts = [
+    let mut facts = vec![
         ("tracks", training.len().to_string()),
         ("validation_tracks", valid.len().to_string()),
         ("windows", args.windows.to_string()),
@@ -150,6 +163,9 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
         ("best_epoch", trained.best.epoch.to_string()),
         ("seconds", format!("{:.0}", started.elapsed().as_secs_f64())),
     ];
+    if taught > 0 {
+        facts.push(("pseudo_labelled_tracks", taught.to_string()));
+    }
     let model_config = ModelConfig {
         name: name.unwrap_or_else(|| "model".into()),
         space: factors.space.clone(),
@@ -242,10 +258,10 @@ pub fn hear_tracks(audio: &Path, cache: &Path, windows: usize, context: &Context
     Ok((found, failed))
 }
 
-/// The heard tracks that have a factor.
-struct Joined<'a> {
-    heard: &'a HeardTracks,
-    tracks: Vec<usize>,
+/// Those of the heard tracks that are trained on.
+pub struct Joined<'a> {
+    pub heard: &'a HeardTracks,
+    pub tracks: Vec<usize>,
 }
 
 impl Spectrograms for Joined<'_> {
@@ -265,7 +281,7 @@ impl Spectrograms for Joined<'_> {
         FrontEnd::default().mel_bands
     }
 
-    fn load(&self, track: usize, window: usize) -> Result<Array2<f32>> {
-        self.heard.load(self.tracks[track], window)
+    fn load(&self, track: usize, window: usize, first: usize, crop: ArrayViewMut2<f32>) -> Result<()> {
+        copy_crop(self.heard.load(self.tracks[track], window)?.view(), first, crop)
     }
 }
