@@ -537,7 +537,8 @@ fn wrong_usage_is_exit_code_2_and_help_teaches() {
     let stderr = String::from_utf8(named.stderr).unwrap();
     assert!(named.status.code() == Some(2) && stderr.contains("no/model"), "{stderr}");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "nothing was made");
-    let verbs = ["ingest", "recommend", "embed", "mel", "factorize", "factors", "train", "evaluate", "handover"];
+    let verbs =
+        ["ingest", "recommend", "embed", "mel", "factorize", "factors", "pretrain", "train", "evaluate", "handover"];
     for verb in verbs.into_iter().chain(["backup", "export", "import"]) {
         let (code, stdout, _) = run(dir.path(), &[verb, "--help"]);
         assert!(code == 0 && stdout.contains("Example"), "{verb}");

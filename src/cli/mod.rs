@@ -17,13 +17,16 @@ mod failures;
 mod handover;
 mod import;
 mod ingest;
+mod labels;
 mod mel;
 mod prepare;
+mod pretrain;
 mod recommend;
 mod reindex;
 mod remove;
 mod status;
 mod train;
+mod watch;
 
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -98,6 +101,8 @@ enum Verb {
     Factorize(factorize::Args),
     /// Aligns factors with earlier ones; factors for and from implicit, Spark, LightFM and NumPy.
     Factors(factors::Args),
+    /// Trains the network on sound alone, to tell one track's excerpts from another's: a start for `train`.
+    Pretrain(pretrain::Args),
     /// Trains the network to predict factors from sound.
     Train(train::Args),
     /// Scores a model on tracks that were held out, beside baselines and the ceiling; or factors, on what listeners meet next.
@@ -131,13 +136,14 @@ enum Verb {
 impl Verb {
     /// The verbs that finish or clear away what is in flight on Ctrl-C or SIGTERM; the others have nothing of the kind.
     fn stops_gently(&self) -> bool {
-        use Verb::{Backup, Demo, Embed, Export, Factorize, Import, Ingest, Prepare, Reindex, Train};
+        use Verb::{Backup, Demo, Embed, Export, Factorize, Import, Ingest, Prepare, Pretrain, Reindex, Train};
         matches!(
             self,
             Demo(_)
                 | Embed(_)
                 | Prepare(_)
                 | Factorize(_)
+                | Pretrain(_)
                 | Train(_)
                 | Ingest(_)
                 | Reindex(_)
@@ -199,6 +205,7 @@ impl Cli {
             Verb::Prepare(args) => prepare::run(args, context),
             Verb::Factorize(args) => factorize::run(args, context),
             Verb::Factors(args) => factors::run(args, context),
+            Verb::Pretrain(args) => pretrain::run(args, context),
             Verb::Train(args) => train::run(args, context),
             Verb::Evaluate(args) => evaluate::run(args, context),
             Verb::Ingest(args) => ingest::run(args, context),

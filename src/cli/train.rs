@@ -1,38 +1,39 @@
-use std::ops::ControlFlow;
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use ndarray::Array2;
+use ndarray::{Array2, ArrayViewMut2};
 use serde_json::json;
 
 use super::calibrate::{Tracks, calibrate};
 use super::evaluate::middle;
 use super::factorize::split_of;
-use super::{Context, count, print_json, print_line, progress};
+use super::labels::{self, Labelled};
+use super::watch::{Begin, check_recipe, watched};
+use super::{Context, count, print_json, print_line};
 use crate::artefact::write_toml;
 use crate::cli::handover::write_space;
 use crate::data::DataSet;
-use crate::encoder::{Model, ModelConfig, Spectrograms, train};
+use crate::encoder::{Lesson, Model, ModelConfig, Objective, Spectrograms, start_from};
 use crate::error::{Error, Result};
 use crate::eval::{self, Part};
 use crate::factors::Factors;
 use crate::ids::{Ids, TrackId};
 use crate::store::TrackInfo;
 
-/// Listeners at which a factor counts half.
-const HALF_EVIDENCE: f32 = 10.0;
-
 const EXAMPLES: &str = "\
 Examples:
   debut prepare --audio tracks.csv --events plays.parquet --out data
   debut factorize plays.parquet --split data/splits/artist.csv --out factors
   debut train --data data --factors factors --out runs/mine --set train.epochs=100 --set train.batch_size=64
+  debut train --config recipe.toml --data data --factors factors --out runs/mine --init runs/pre
+  debut train --data data --factors factors --out runs/half --labelled 0.5 --teacher runs/mine
 
-Learns from the tracks of the data set that have a factor. Those by which the epochs are judged are the valid ones of the split
-that the factors were made with. The run folder holds metrics.jsonl, curve.svg, checkpoints, and the model: model.toml,
-model.safetensors (16-bit), space.json.";
+Learns from the tracks of the data set that have a factor. Those by which the epochs are judged are the valid ones of the
+split that the factors were made with. The run folder holds metrics.jsonl, curve.svg, curves for TensorBoard, checkpoints,
+and the model: model.toml, model.safetensors (16-bit), space.json. A run that was stopped, at any moment and in any way,
+goes on with the same command and ends with the same numbers.";
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = EXAMPLES)]
@@ -57,11 +58,32 @@ pub struct Args {
     /// [default: 0.1].
     #[arg(long, value_name = "SHARE")]
     validation: Option<f64>,
+
+    /// Begin with the weights of this run (such as `debut pretrain` makes) or model; the output layer is fresh.
+    #[arg(long, value_name = "DIR")]
+    init: Option<PathBuf>,
+
+    /// Learn from these of the training tracks only: a share, chosen by a hash of their ids (a larger one holds a smaller),
+    /// or a file with an id a line.
+    #[arg(long, value_name = "SHARE|FILE")]
+    labelled: Option<Labelled>,
+
+    /// Give the other training tracks this model's predictions as targets.
+    #[arg(long, value_name = "MODEL", requires = "labelled")]
+    teacher: Option<PathBuf>,
+
+    /// How much such a target counts; 1 is as much as one that was learned from very many listeners.
+    #[arg(long, value_name = "WEIGHT", default_value_t = 0.5, requires = "teacher", value_parser = labels::weight)]
+    teacher_weight: f32,
+
+    #[command(flatten)]
+    run: Begin,
 }
 
 pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     let started = Instant::now();
     let config = &context.config;
+    check_recipe(&context)?;
     let factors = Factors::load(&args.factors)?;
     if factors.dimensions() != config.encoder.dimensions {
         return Err(Error::mismatch(
@@ -75,6 +97,9 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
         let what = format!("--validation of factors with a split ({})", split.made);
         return Err(Error::invalid(what, "none: the split has tracks to judge by", share));
     }
+    args.run.check(&args.out)?;
+    let start = args.init.as_deref().map(|dir| start_from(dir, &config.encoder, config.train.seed)).transpose()?;
+    let teacher = args.teacher.as_deref().map(|dir| labels::teacher(dir, &factors)).transpose()?;
     let data = DataSet::open(&args.data, &config.listen)?;
     let rows: Ids<TrackId> = factors.tracks.iter().cloned().collect();
     let joined: Vec<(usize, usize)> = (data.tracks.iter().enumerate())
@@ -88,11 +113,9 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
             "none",
         ));
     }
-    let targets =
+    let mut targets =
         Array2::from_shape_fn((joined.len(), factors.dimensions()), |(i, j)| factors.track_factors[(joined[i].1, j)]);
-    // A factor learned from few listeners is noise for a target: its weight grows with them, and halves at ten.
-    let weights: Vec<f32> =
-        joined.iter().map(|&(_, row)| factors.plays[row] as f32).map(|n| n / (n + HALF_EVIDENCE)).collect();
+    let mut weights: Vec<f32> = joined.iter().map(|&(_, row)| config.train.evidence(factors.plays[row])).collect();
     let audio = Joined { data: &data, tracks: joined.iter().map(|&(track, _)| track).collect() };
     let share = args.validation.unwrap_or(0.1);
     let is_valid = |i: usize| {
@@ -102,58 +125,43 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
             None => eval::split(id, config.train.seed ^ 0x76616c) < share,
         }
     };
-    let (valid, training): (Vec<usize>, Vec<usize>) = (0..joined.len()).partition(|&i| is_valid(i));
+    let (valid, mut training): (Vec<usize>, Vec<usize>) = (0..joined.len()).partition(|&i| is_valid(i));
+    let mut others = HashSet::new();
+    if let Some(labelled) = &args.labelled {
+        let names: Vec<&TrackId> = training.iter().map(|&i| &data.tracks[joined[i].0]).collect();
+        let is_labelled = labelled.among(&names, config.train.seed)?;
+        others = training.iter().zip(&is_labelled).filter(|(_, labelled)| !**labelled).map(|(&i, _)| i).collect();
+    }
+    let labelled: Vec<usize> = training.iter().copied().filter(|i| !others.contains(i)).collect();
+    let mut taught = 0;
+    match &teacher {
+        Some(teacher) => {
+            let others: Vec<usize> = training.iter().copied().filter(|i| others.contains(i)).collect();
+            labels::teach(teacher, &audio, &others, targets.view_mut(), &context)?;
+            others.iter().for_each(|&i| weights[i] = args.teacher_weight);
+            taught = others.len();
+        }
+        None => training.clone_from(&labelled),
+    }
     if !context.json {
         print_line(&format!(
-            "{} to learn from and {} to judge by; {} without a factor",
+            "{} to learn from{} and {} to judge by; {} without a factor",
             count(training.len() as u64, "track"),
+            if taught > 0 { format!(" ({taught} of them with the teacher's predictions)") } else { String::new() },
             valid.len(),
             data.tracks.len() - joined.len(),
         ))?;
     }
-    let bar = progress(config.train.epochs as u64, "training");
-    let mut printed = Ok(());
-    let trained = train(
-        &config.train,
-        &config.encoder,
-        &audio,
-        targets.view(),
-        &weights,
-        &training,
-        &valid,
-        &args.out,
-        &mut |epoch| {
-            bar.inc(1);
-            if context.json {
-                printed = print_json(epoch);
-            } else {
-                bar.set_message(format!(
-                    "loss {:.4}, validation {:.4}, cosine {:.4}",
-                    epoch.train_loss, epoch.valid_loss, epoch.valid_cosine
-                ));
-                tracing::info!(
-                    "epoch {}: loss {:.4}, validation {:.4}, cosine {:.4}",
-                    epoch.epoch,
-                    epoch.train_loss,
-                    epoch.valid_loss,
-                    epoch.valid_cosine
-                );
-            }
-            if printed.is_err() || context.stop.load(Ordering::Relaxed) {
-                ControlFlow::Break(())
-            } else {
-                ControlFlow::Continue(())
-            }
-        },
-    )?;
-    bar.finish_and_clear();
-    printed?;
-    if !trained.finished {
-        eprintln!("stopped after epoch {}; the same command goes on from there", trained.epochs.len());
-        return Err(Error::Interrupted);
-    }
+    let lesson = Lesson {
+        spectrograms: &audio,
+        objective: Objective::Targets { targets: targets.view(), weights: &weights },
+        train: &training,
+        valid: &valid,
+        start: start.as_ref(),
+    };
+    let trained = watched(&lesson, &args.out, args.run.fresh, "training", &context)?;
     let name = args.name.clone().or_else(|| args.out.file_name().map(|n| n.to_string_lossy().into_owned()));
-    let facts = [
+    let mut facts = vec![
         ("tracks", training.len().to_string()),
         ("validation_tracks", valid.len().to_string()),
         ("windows", data.windows.to_string()),
@@ -161,6 +169,9 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
         ("best_epoch", trained.best.epoch.to_string()),
         ("seconds", format!("{:.0}", started.elapsed().as_secs_f64())),
     ];
+    if taught > 0 {
+        facts.push(("pseudo_labelled_tracks", taught.to_string()));
+    }
     let model_config = ModelConfig {
         name: name.unwrap_or_else(|| "model".into()),
         space: factors.space.clone(),
@@ -183,9 +194,9 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
         targets: targets.view(),
         weights: &weights,
         listeners: &listeners,
-        training: &training,
+        training: &labelled,
         validation: &valid,
-        half_evidence: HALF_EVIDENCE,
+        half_evidence: config.train.half_evidence as f32,
     };
     let calibrated = calibrate(&model, &tracks, &|i| middle(&data, joined[i].0, data.windows / 2))?;
     model.config.artist = calibrated.head;
@@ -218,10 +229,10 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The tracks of the data set that have a factor.
-struct Joined<'a> {
-    data: &'a DataSet,
-    tracks: Vec<usize>,
+/// The tracks of a data set that are trained on.
+pub struct Joined<'a> {
+    pub data: &'a DataSet,
+    pub tracks: Vec<usize>,
 }
 
 impl Spectrograms for Joined<'_> {
@@ -241,7 +252,7 @@ impl Spectrograms for Joined<'_> {
         self.data.front_end().mel_bands
     }
 
-    fn load(&self, track: usize, window: usize) -> Result<Array2<f32>> {
-        self.data.load(self.tracks[track], window)
+    fn load(&self, track: usize, window: usize, first: usize, crop: ArrayViewMut2<f32>) -> Result<()> {
+        self.data.read_crop(self.tracks[track], window, first, crop)
     }
 }

@@ -46,7 +46,7 @@ impl LinearBaseline {
         train: &[usize],
         valid: &[usize],
     ) -> Result<LinearBaseline> {
-        let targets = super::train::unit_targets(targets, weights, train, valid)?.mapv(f64::from);
+        let targets = super::objective::unit_targets(targets, weights, train, valid)?.mapv(f64::from);
         if features.nrows() != targets.nrows() {
             return Err(Error::mismatch("features and targets", targets.nrows(), features.nrows()));
         }
@@ -146,7 +146,6 @@ fn solve(mut a: Array2<f64>, mut b: Array2<f64>) -> Option<Array2<f64>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::encoder::dataset::Spectrograms;
     use crate::encoder::dataset::tests::Planted;
     use ndarray::array;
 
@@ -191,6 +190,6 @@ mod tests {
     #[test]
     fn mean_mel_is_the_mean_over_time() {
         assert_eq!(mean_mel(array![[1.0, 10.0], [3.0, 20.0]].view()), array![2.0, 15.0]);
-        assert_eq!(mean_mel(Planted::new(1).load(0, 0).unwrap().view()).len(), 8);
+        assert_eq!(mean_mel(Planted::new(1).window(0, 0).view()).len(), 8);
     }
 }

@@ -20,14 +20,22 @@
 //! by the same network written as a few loops (`infer.rs`), which is tested against it.
 
 pub mod artist;
+mod autodiff;
 pub mod baseline;
+mod checkpoint;
 pub mod confidence;
 pub mod dataset;
 pub mod device;
 pub mod embed;
 mod infer;
+mod journal;
+mod loader;
+pub mod loss;
 pub mod model;
+mod objective;
 mod optimiser;
+pub mod recipe;
+mod tensorboard;
 pub mod train;
 
 use burn::module::{Module, Param};
@@ -42,12 +50,15 @@ use crate::error::{Error, Result};
 
 pub use artist::{ArtistHead, Known};
 pub use baseline::LinearBaseline;
+pub use checkpoint::{forget, is_begun, start_from};
 pub use confidence::Calibration;
 pub use dataset::Spectrograms;
 pub use device::Device;
 pub use embed::BATCH;
 pub use model::{Confidence, Model, ModelConfig, Prediction};
-pub use train::{Epoch, TrainConfig, Trained, train};
+pub use objective::Objective;
+pub use recipe::TrainConfig;
+pub use train::{Epoch, Lesson, Moment, Trained, train};
 
 /// The shape of the network. `Default` is the preset "dieleman2014".
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

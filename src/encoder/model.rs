@@ -232,9 +232,14 @@ impl Model {
         if device == self.device {
             return Ok(self);
         }
-        let weights = weights_of(&self.config, &self.bytes, Path::new(WEIGHTS_FILE))?;
+        let weights = self.weights()?;
         let engine = Engine::new(device, &self.config.encoder, &weights)?;
         Ok(Model { engine, device, ..self })
+    }
+
+    /// The numbers of its network, as its file has them.
+    pub(super) fn weights(&self) -> Result<Weights> {
+        weights_of(&self.config, &self.bytes, Path::new(WEIGHTS_FILE))
     }
 
     fn from_parts(config: ModelConfig, bytes: Vec<u8>, path: &Path) -> Result<Model> {
