@@ -16,16 +16,18 @@
 //! run over time only, are 4 frames wide and unpadded; every layer but the last ends in a ReLU.
 //!
 //! [`train()`] makes [`Weights`], [`Model`] keeps them in a folder and embeds songs, [`baseline`] is what they must beat.
-//! [`AudioEncoder`] is the network's definition: training runs it, and embedding on a GPU. On the CPU songs are embedded
-//! by the same network written as a few loops (`infer.rs`), which is tested against it.
+//! [`AudioEncoder`] is the network's definition, and embeds songs on a GPU. On the CPU the same network is written as a
+//! few loops, for embedding (`infer.rs`) and for training (`tape.rs`), which are tested against it.
 
 pub mod baseline;
 pub mod dataset;
 pub mod device;
 pub mod embed;
 mod infer;
+mod kernels;
 pub mod model;
 mod optimiser;
+mod tape;
 pub mod train;
 
 use burn::module::{Module, Param};

@@ -24,6 +24,7 @@ use super::embed::normalise;
 use super::model::{read_tensors, write_tensors};
 pub use super::optimiser::Optimiser;
 use super::optimiser::{State, Step};
+use super::tape::Tape;
 use super::{AudioEncoder, EncoderConfig, Weights};
 use crate::artefact::atomic_write;
 use crate::error::{Error, Result};
@@ -250,8 +251,9 @@ pub fn train(
         // Dropping the receiver, at the end of this closure or by an error, ends the loader.
         let receive = receive;
         let mut saved = Instant::now();
+        let mut tape = Tape::new(encoder);
         while !finished {
-            let epoch = run_epoch(config, encoder, &mut state, &mut done, steps, &receive)?;
+            let epoch = run_epoch(config, encoder, &mut tape, &mut state, &mut done, steps, &receive)?;
             done.epochs.push(epoch.clone());
             if best.as_ref().is_none_or(|(b, _)| epoch.valid_loss < b.valid_loss) {
                 best = Some((epoch.clone(), state.average.clone()));
@@ -277,6 +279,7 @@ pub fn train(
 fn run_epoch(
     config: &TrainConfig,
     encoder: &EncoderConfig,
+    tape: &mut Tape,
     state: &mut State,
     done: &mut Progress,
     steps: u64,
@@ -294,8 +297,10 @@ fn run_epoch(
             Message::Train(batch) => {
                 rate = config.rate(done.steps, steps);
                 let tracks = batch.weights.len();
-                let (loss, gradients) = gradients(encoder, &state.weights, batch)?;
-                let length = length(&gradients);
+                let answers = tape.forward(&state.weights, batch.mels.view(), batch.dropout.as_ref());
+                let (loss, d_answers) = squared_distance(&answers, &batch);
+                let gradients = tape.backward(&state.weights, batch.dropout.as_ref(), d_answers.view());
+                let length = length(gradients);
                 if !loss.is_finite() || !length.is_finite() {
                     let what = format!("the loss of epoch {number}, step {}", done.steps);
                     return Err(Error::invalid(what, "a finite number", format!("{loss}: lower the learning rate")));
@@ -313,8 +318,8 @@ fn run_epoch(
                         1.0
                     },
                 };
-                state.step(&step, &gradients);
-                trained.add(f64::from(loss), tracks);
+                state.step(&step, gradients);
+                trained.add(loss, tracks);
                 done.steps += 1;
             }
             Message::Valid(batch) => {
@@ -337,27 +342,16 @@ fn run_epoch(
     })
 }
 
-/// The loss of a batch and its gradient by each of the 14 slices of [`Weights::slices_mut`].
-fn gradients(encoder: &EncoderConfig, weights: &Weights, batch: Batch) -> Result<(f32, Vec<Vec<f32>>)> {
-    let device = Device::flex().autodiff();
-    let net = AudioEncoder::new(encoder, weights, &device);
-    let dropout = batch.dropout.map(|masks| masks.map(|mask| tensor::<2, _>(mask, &device)));
-    let predicted = net.forward(tensor(batch.mels, &device), dropout);
-    let missed = predicted - tensor::<2, _>(batch.targets, &device);
-    let distances = missed.square().sum_dim(1).squeeze_dim::<1>(1);
-    let loss = (distances * tensor::<1, _>(batch.weights, &device)).mean();
-    let value = loss.clone().into_scalar::<f32>();
-    let mut grads = loss.backward();
-    let unread = |e| Error::invalid("a gradient", "32-bit floats", format!("{e:?}"));
-    let missing = || Error::invalid("a gradient", "one for each weight", "none");
-    let mut slices = Vec::with_capacity(2 * net.layers.len());
-    for layer in &net.layers {
-        let weight = layer.weight.val().grad_remove(&mut grads).ok_or_else(missing)?;
-        let bias = layer.bias.val().grad_remove(&mut grads).ok_or_else(missing)?;
-        slices.push(weight.into_data().try_into_vec_as().map_err(unread)?);
-        slices.push(bias.into_data().try_into_vec_as().map_err(unread)?);
+/// The weighted mean over a batch of the squared distance to the target, and its gradient by the answers
+/// `[b, dimensions]`: 2 w (y - target) / b.
+fn squared_distance(answers: &Array2<f32>, batch: &Batch) -> (f64, Array2<f32>) {
+    let mut gradient = answers - &batch.targets;
+    let mut sum = 0.0;
+    for (mut missed, &weight) in gradient.outer_iter_mut().zip(&batch.weights) {
+        sum += f64::from(weight) * missed.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>();
+        missed *= 2.0 * weight / batch.weights.len() as f32;
     }
-    Ok((value, slices))
+    (sum / batch.weights.len() as f64, gradient)
 }
 
 /// The length of a gradient, over all of its slices.
