@@ -1,4 +1,4 @@
-//! The network of the preset on made-up spectrograms: songs embedded per second.
+//! The network of the preset on made-up spectrograms: songs embedded, or trained on, per second.
 //!
 //! `cargo bench --profile release --bench network`, or with `-- --json` and any of `--batch B`, `--threads T`,
 //! `--songs N` one line of figures for the comparison with its peers (`peers/network.py`):
@@ -6,22 +6,30 @@
 //! ```text
 //! {"engine":"debut","batch":32,"threads":2,"songs_per_cpu_second":278.1,"songs_per_second":531.0}
 //! ```
+//!
+//! `-- --train`, with the same settings, is that for training (`peers/train.py`): whole epochs of [`train`], with loader,
+//! dropout, clipping, optimiser, running average and the validation of one song an epoch. `peak_mb` is the process's.
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::ops::ControlFlow;
 use std::time::Instant;
 
 use debut::artefact::SpaceId;
 use debut::audio::FrontEnd;
-use debut::encoder::{EncoderConfig, Model, ModelConfig, Weights};
+use debut::encoder::{EncoderConfig, Model, ModelConfig, Spectrograms, TrainConfig, Weights, train};
 use divan::counter::ItemsCount;
-use ndarray::Array3;
+use ndarray::{Array2, Array3, Axis};
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
-    match arguments.iter().any(|a| a == "--json") {
-        true => json(&arguments),
-        false => divan::main(),
+    let asked = |name| arguments.iter().any(|a| a == name);
+    if asked("--train") {
+        training(&arguments);
+    } else if asked("--json") {
+        json(&arguments);
+    } else {
+        divan::main();
     }
 }
 
@@ -60,13 +68,19 @@ fn embed(bencher: divan::Bencher, songs: usize) {
     bencher.counter(ItemsCount::new(songs)).bench(|| model.embed(mels.view()).unwrap());
 }
 
-fn json(arguments: &[String]) {
+/// Batch size, threads and songs; the threads are started.
+fn settings(arguments: &[String]) -> (usize, usize, usize) {
     let number = |name: &str, default: usize| {
         let place = arguments.iter().position(|a| a == name);
         place.map_or(default, |i| arguments[i + 1].parse().expect("a number"))
     };
-    let (batch, threads, songs) = (number("--batch", 32), number("--threads", 1), number("--songs", 512));
+    let threads = number("--threads", 1);
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().unwrap();
+    (number("--batch", 32), threads, number("--songs", 512))
+}
+
+fn json(arguments: &[String]) {
+    let (batch, threads, songs) = settings(arguments);
     let model = model();
     let mels = spectrograms(batch);
     let calls = songs.div_ceil(batch);
@@ -82,6 +96,64 @@ fn json(arguments: &[String]) {
         "songs_per_cpu_second": done / cpu, "songs_per_second": done / wall,
     });
     println!("{line}");
+}
+
+/// A few windows of a cache, each of them many tracks'.
+struct Windows(Array3<f32>);
+
+impl Spectrograms for Windows {
+    fn len(&self) -> usize {
+        1 << 16
+    }
+    fn windows(&self) -> usize {
+        1
+    }
+    fn frames(&self) -> usize {
+        self.0.dim().1
+    }
+    fn mel_bands(&self) -> usize {
+        self.0.dim().2
+    }
+    fn load(&self, track: usize, _: usize) -> debut::Result<Array2<f32>> {
+        Ok(self.0.index_axis(Axis(0), track % self.0.dim().0).to_owned())
+    }
+}
+
+/// Epochs of a few batches; the first one is not counted.
+fn training(arguments: &[String]) {
+    let (batch, threads, songs) = settings(arguments);
+    let windows = Windows(Array3::from_shape_fn((16, 646, 128), |(n, t, m)| level((n * 646 + t) * 128 + m)));
+    let tracks = windows.len();
+    let targets = Array2::from_shape_fn((tracks, 40), |(n, d)| level(n * 40 + d) - 4.5);
+    let batches = 4;
+    let epoch: Vec<usize> = (1..=batches * batch).collect();
+    let epochs = 1 + songs.div_ceil(epoch.len());
+    let config = TrainConfig { epochs, batch_size: batch, ..TrainConfig::default() };
+    let folder = tempfile::tempdir().unwrap();
+    let (mut start, mut end) = (None, None);
+    let encoder = EncoderConfig::default();
+    train(&config, &encoder, &windows, targets.view(), &vec![1.0; tracks], &epoch, &[0], folder.path(), &mut |_| {
+        end = Some((cpu_seconds(), Instant::now()));
+        start = start.or(end);
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    let ((cpu, wall), (cpu_end, wall_end)) = start.zip(end).expect("two epochs at least");
+    let done = ((epochs - 1) * epoch.len()) as f64;
+    let line = serde_json::json!({
+        "engine": "debut", "batch": batch, "threads": threads,
+        "samples_per_cpu_second": done / (cpu_end - cpu),
+        "samples_per_second": done / (wall_end - wall).as_secs_f64(),
+        "peak_mb": peak_mb(),
+    });
+    println!("{line}");
+}
+
+/// The most memory that this process has had, in MB. Linux only.
+fn peak_mb() -> f64 {
+    let status = fs::read_to_string("/proc/self/status").expect("Linux's account of a process");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a line on the peak");
+    line.trim_end_matches("kB").trim().parse::<f64>().expect("a number") * 1024.0 / 1e6
 }
 
 /// CPU time of all threads of this process, in seconds. Linux only; it counts in steps of 4 ms or less.

@@ -16,11 +16,10 @@
 //! run over time only, are 4 frames wide and unpadded; every layer but the last ends in a ReLU.
 //!
 //! [`train()`] makes [`Weights`], [`Model`] keeps them in a folder and embeds songs, [`baseline`] is what they must beat.
-//! [`AudioEncoder`] is the network's definition: training runs it, and embedding on a GPU. On the CPU songs are embedded
-//! by the same network written as a few loops (`infer.rs`), which is tested against it.
+//! [`AudioEncoder`] is the network's definition, and embeds songs on a GPU. On the CPU the same network is written as a
+//! few loops, for embedding (`infer.rs`) and for training (`tape.rs`), which are tested against it.
 
 pub mod artist;
-mod autodiff;
 pub mod baseline;
 mod checkpoint;
 pub mod confidence;
@@ -29,12 +28,14 @@ pub mod device;
 pub mod embed;
 mod infer;
 mod journal;
+mod kernels;
 mod loader;
 pub mod loss;
 pub mod model;
 mod objective;
 mod optimiser;
 pub mod recipe;
+mod tape;
 mod tensorboard;
 pub mod train;
 

@@ -18,7 +18,8 @@ use super::loader::Loader;
 use super::objective::{Jury, Objective, check_split, constant_loss, unit_targets};
 use super::optimiser::{State, Step};
 use super::recipe::{JudgeBy, TrainConfig};
-use super::{EncoderConfig, Weights, autodiff, infer, journal};
+use super::tape::Tape;
+use super::{EncoderConfig, Weights, infer, journal};
 use crate::error::{Error, Result};
 
 /// What is learned, and from which tracks.
@@ -163,7 +164,7 @@ pub fn train(
     journal::begin(out, &done.epochs, constant_loss)?;
     let saved = Instant::now();
     let judge = objective.judge(config);
-    let mut run = Run { config, encoder, source, judge, constant_loss, out, done, state, best, saved };
+    let mut run = Run { config, encoder, source, judge, constant_loss, out, done, state, tape: Tape::new(encoder), best, saved };
     if !run.is_finished() {
         let place = (run.done.epochs.len(), (run.done.steps - run.first_step()) as usize);
         std::thread::scope(|scope| {
@@ -189,6 +190,7 @@ struct Run<'a> {
     out: &'a Path,
     done: Progress,
     state: State,
+    tape: Tape,
     best: Option<Best>,
     /// When the last checkpoint was written.
     saved: Instant,
@@ -259,27 +261,28 @@ impl Run<'_> {
 
     /// One step on a batch; returns its loss.
     fn step(&mut self, epoch: usize, batch: Batch) -> Result<f64> {
-        let (outputs, tape) = autodiff::forward(self.encoder, &self.state.weights, batch.mels, batch.dropout)?;
-        let (loss, d_outputs) = self.source.objective.grade(self.config, outputs.view(), &batch.truth);
+        let config = self.config;
+        let learning_rate = config.rate(self.done.steps, self.steps()) as f32;
+        let outputs = self.tape.forward(&self.state.weights, batch.mels.view(), batch.dropout.as_ref());
+        let (loss, d_outputs) = self.source.objective.grade(config, outputs.view(), &batch.truth);
         if !loss.is_finite() {
             return Err(self.exploded(epoch, "loss", loss));
         }
-        let gradients = tape.backward(d_outputs)?;
-        let length = length(&gradients);
+        let gradients = self.tape.backward(&self.state.weights, batch.dropout.as_ref(), d_outputs.view());
+        let length = length(gradients);
         if !length.is_finite() {
             return Err(self.exploded(epoch, "gradient's length", length));
         }
-        let config = self.config;
         let step = Step {
             optimiser: config.optimiser,
-            learning_rate: config.rate(self.done.steps, self.steps()) as f32,
+            learning_rate,
             momentum: config.momentum as f32,
             weight_decay: config.weight_decay as f32,
             average: config.average as f32,
             number: self.done.steps,
             shorten: if config.clip > 0.0 && length > config.clip { (config.clip / length) as f32 } else { 1.0 },
         };
-        self.state.step(&step, &gradients);
+        self.state.step(&step, gradients);
         let part = &mut self.done.part;
         part.loss.add(loss, batch.truth.weights.len());
         part.gradient_norm.add(length, 1);
