@@ -1,4 +1,6 @@
-//! Pictures: a line chart as SVG, a spectrogram as PNG.
+//! Pictures: lines and bars as SVG, a spectrogram as PNG.
+
+mod bars;
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -7,6 +9,8 @@ use ndarray::ArrayView2;
 
 use crate::artefact::atomic_write;
 use crate::error::{Error, Result};
+
+pub use bars::{Bar, Bars};
 
 /// A line chart.
 #[derive(Clone, Debug)]
@@ -33,6 +37,8 @@ const LEFT: f64 = 64.0;
 const RIGHT: f64 = 16.0;
 const TOP: f64 = 40.0;
 const BOTTOM: f64 = 52.0;
+const LEGEND_WIDTH: f64 = 190.0;
+const LEGEND_ROW: f64 = 17.0;
 
 /// Okabe & Ito's palette (2008), told apart by colour-blind readers too.
 const COLOURS: [&str; 6] = ["#0072b2", "#d55e00", "#777777", "#009e73", "#cc79a7", "#e69f00"];
@@ -87,6 +93,8 @@ impl Chart {
             (TOP + HEIGHT - BOTTOM) / 2.0,
             escape(&self.y_label)
         );
+        let drawn: Vec<(f64, f64)> = all.iter().map(|p| (across(p.0), up(p.1))).collect();
+        let (left, first) = self.legend_place(&drawn);
         for (i, series) in self.series.iter().enumerate() {
             let colour = COLOURS[i % COLOURS.len()];
             let dash = if series.dashed { " stroke-dasharray=\"6 4\"" } else { "" };
@@ -101,8 +109,7 @@ impl Chart {
                 "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"1.8\"{dash}/>",
                 points.join(" ")
             );
-            let top = TOP + 14.0 + 17.0 * i as f64;
-            let left = WIDTH - RIGHT - 190.0;
+            let top = first + LEGEND_ROW * i as f64;
             let _ = writeln!(
                 svg,
                 "<path d=\"M{left} {0:.1}h24\" stroke=\"{colour}\" stroke-width=\"1.8\"{dash}/>\
@@ -115,6 +122,25 @@ impl Chart {
         }
         svg.push_str("</svg>\n");
         svg
+    }
+
+    /// Where the legend's names begin, from the left and from the top: in the corner that covers the fewest points.
+    fn legend_place(&self, points: &[(f64, f64)]) -> (f64, f64) {
+        let height = LEGEND_ROW * self.series.len() as f64;
+        let corners = [
+            (WIDTH - RIGHT - LEGEND_WIDTH, TOP),
+            (LEFT + 8.0, TOP),
+            (WIDTH - RIGHT - LEGEND_WIDTH, HEIGHT - BOTTOM - height),
+            (LEFT + 8.0, HEIGHT - BOTTOM - height),
+        ];
+        let covered = |&(left, top): &(f64, f64)| {
+            let inside =
+                |&&(x, y): &&(f64, f64)| (left..left + LEGEND_WIDTH).contains(&x) && (top..top + height).contains(&y);
+            points.iter().filter(inside).count()
+        };
+        // Of equals the first.
+        let (left, top) = corners.into_iter().min_by_key(covered).unwrap_or(corners[0]);
+        (left, top + 14.0)
     }
 }
 
@@ -261,6 +287,13 @@ mod tests {
         let svg = chart.svg();
         assert!(svg.contains("a &lt; b &amp; c") && !svg.contains("NaN"));
         assert_eq!((svg.matches("<polyline").count(), svg.matches("<circle").count()), (2, 1));
+        let place = |points: Vec<(f64, f64)>| {
+            Chart { series: vec![series("one", points)], ..chart.clone() }.svg().contains("M514 50.0h24")
+        };
+        assert!(
+            place(vec![(0.0, 0.0), (10.0, 1.0)])
+                && !place((0..9).map(|i| (f64::from(i), 1.0)).chain([(9.0, 0.0)]).collect())
+        );
         let empty = Chart { series: vec![], ..chart };
         assert!(empty.svg().ends_with("</svg>\n"));
     }

@@ -402,6 +402,62 @@ fn plays_become_factors_factors_a_model_and_the_model_a_table() {
     };
     assert!((score("random") - 0.5).abs() < 1e-9);
     assert!(score("ceiling: learned factor") > 0.8, "{table:?}");
+    // Taste is high or low, which any ear hears, and no artist or album of this manifest tells.
+    assert!(score("linear on MFCC words") > 0.7 && score("linear on mean mel") > 0.7, "{table:?}");
+    for line in &table {
+        let within = |name: &str| {
+            let (score, over_tracks) = (&line[name]["mean"], &line["se_over_tracks"][name]);
+            (0.0..=1.0).contains(&score.as_f64().unwrap()) && (0.0..0.5).contains(&over_tracks.as_f64().unwrap())
+        };
+        assert!(["map", "auc", "recall", "ndcg"].into_iter().all(within), "{line}");
+    }
+
+    // A second seed of the same recipe shares the row of the first; another recipe has a row of its own.
+    let more: [(&str, &[&str]); 2] = [("runs/again", &["--name", "small"]), ("runs/other", &[])];
+    for (i, (out, name)) in more.into_iter().enumerate() {
+        let seed = format!("train.seed={}", i + 2);
+        let again = [
+            "train",
+            "--factors",
+            "factors",
+            "--audio",
+            "tracks.csv",
+            "--out",
+            out,
+            "--config",
+            "small.toml",
+            "--set",
+            &seed,
+        ];
+        json(dir.path(), 0, &[&again[..], name, &["--json"]].concat());
+    }
+    let several = ["--model", "runs/again", "--model", "runs/other", "--save", "--report", "report"];
+    let table = json(dir.path(), 0, &[&evaluate[..], &several].concat());
+    let networks: Vec<&Value> = table.iter().filter(|l| l["method"].as_str().unwrap().starts_with("network")).collect();
+    assert_eq!(networks.iter().map(|l| &l["method"]).collect::<Vec<_>>(), ["network small", "network other"]);
+    assert!(networks[0]["se_over_models"]["auc"].is_number() && networks[1]["se_over_models"].is_null());
+    let saved = fs::read_to_string(dir.path().join("runs/again/model.toml")).unwrap();
+    for score in ["cold_start_map_at_500 = ", "cold_start_auc_se = ", "cold_start_recall_at_3_se_over_tracks = "] {
+        assert!(saved.contains(score), "{saved}");
+    }
+    let (code, _, stderr) = run(dir.path(), &[&evaluate[..], &["--model", "runs/small"]].concat());
+    assert!(code == 2 && stderr.contains("runs/small") && stderr.contains("another model"), "{stderr}");
+
+    let [page, text] =
+        ["report.html", "report.md"].map(|f| fs::read_to_string(dir.path().join("report").join(f)).unwrap());
+    // Every picture is in the page, and beside the Markdown.
+    assert_eq!((page.matches("<svg").count(), page.matches("src=").count(), page.matches("http").count()), (5, 0, 5));
+    for picture in ["map.svg", "auc.svg", "recall.svg", "ndcg.svg", "recall-curve.svg"] {
+        assert!(text.contains(picture) && dir.path().join("report").join(picture).is_file(), "{picture}");
+    }
+    for said in ["debut evaluate --model runs/small", "network small", "artist mean", "0.05016"] {
+        assert!(page.contains(said) && text.contains(said), "{said}");
+    }
+    let (code, stdout, stderr) = run(dir.path(), &evaluate[..evaluate.len() - 1]);
+    assert!(
+        code == 0 && stdout.contains("| method | mAP@500 | AUC | recall@3 | NDCG@3 | cosine |"),
+        "{stdout} {stderr}"
+    );
 
     // The model and the factors are of one space, so they meet in one catalogue; another model's is refused.
     json(dir.path(), 0, &["ingest", "--model", "runs/small", "--manifest", "tracks.csv", "--json"]);

@@ -10,6 +10,7 @@ mod embed;
 mod evaluate;
 mod evaluate_factors;
 mod evaluate_handover;
+mod evaluate_model;
 mod export;
 mod factorize;
 mod factors;

@@ -164,7 +164,8 @@ pub fn train(
     journal::begin(out, &done.epochs, constant_loss)?;
     let saved = Instant::now();
     let judge = objective.judge(config);
-    let mut run = Run { config, encoder, source, judge, constant_loss, out, done, state, tape: Tape::new(encoder), best, saved };
+    let mut run =
+        Run { config, encoder, source, judge, constant_loss, out, done, state, tape: Tape::new(encoder), best, saved };
     if !run.is_finished() {
         let place = (run.done.epochs.len(), (run.done.steps - run.first_step()) as usize);
         std::thread::scope(|scope| {

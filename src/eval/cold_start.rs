@@ -10,7 +10,7 @@ use ndarray::{Array2, ArrayView2, Axis};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::metrics::{MeanSe, auc, mean_se, ndcg_at, rank, recall_at};
+use super::metrics::{MeanSe, auc, average_precision_at, mean_se, ndcg_at, rank, recall_at};
 use super::{POSITIVE, split};
 use crate::error::{Error, Result};
 use crate::events::{Csr, Interactions};
@@ -20,6 +20,10 @@ use crate::ids::{Ids, TrackId};
 /// The share of listeners whose plays the ceiling sees.
 const REVEALED: f64 = 0.5;
 
+/// The length of the list of which mean average precision is taken, as in van den Oord et al. 2013, tables 2 and 3: 500.
+/// Where fewer tracks are held out it is that of all of them.
+pub const MAP_LENGTH: usize = 500;
+
 /// Means over listeners.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ColdStartScores {
@@ -27,6 +31,9 @@ pub struct ColdStartScores {
     pub k: usize,
     pub recall: MeanSe,
     pub ndcg: MeanSe,
+    /// Mean average precision of the first [`MAP_LENGTH`], or of all where there are fewer: each listener's sum over the
+    /// hits is divided by `min(500, his positives)`.
+    pub map: MeanSe,
     /// Over the whole list of tracks; of the listeners who love some, and not all, of them.
     pub auc: MeanSe,
     /// Listeners with at least one positive, over whom the means are.
@@ -54,20 +61,60 @@ pub fn cold_start(
         if scores.iter().any(|s| s.is_nan()) {
             return Err(Error::invalid(format!("scores of listener {user}"), "numbers", "NaN"));
         }
-        let ranking = rank(&scores, k, user as u64, &[]);
-        Ok((recall_at(&ranking, relevant, k), ndcg_at(&ranking, relevant, k), auc(&scores, relevant, &[])))
+        Ok(ListenerScores::of(&rank(&scores, k.max(MAP_LENGTH), user as u64, &[]), &scores, relevant, k))
     });
-    let measured: Vec<(f64, f64, Option<f64>)> = measured.collect::<Result<_>>()?;
-    if measured.is_empty() {
-        return Err(Error::invalid("evaluation", "a listener with a positive among the held-out tracks", "none"));
+    ColdStartScores::mean_of(&measured.collect::<Result<Vec<_>>>()?, k)
+}
+
+/// One listener's.
+pub(super) struct ListenerScores {
+    pub recall: f64,
+    pub ndcg: f64,
+    pub average_precision: f64,
+    /// None where he loves all tracks.
+    pub auc: Option<f64>,
+}
+
+impl ListenerScores {
+    /// `ranking`: the first `k` and the first [`MAP_LENGTH`] tracks, at least.
+    pub fn of(ranking: &[u32], scores: &[f32], relevant: &[u32], k: usize) -> ListenerScores {
+        ListenerScores {
+            recall: recall_at(ranking, relevant, k),
+            ndcg: ndcg_at(ranking, relevant, k),
+            average_precision: average_precision_at(ranking, relevant, MAP_LENGTH),
+            auc: auc(scores, relevant, &[]),
+        }
     }
-    Ok(ColdStartScores {
-        k,
-        recall: mean_se(&measured.iter().map(|m| m.0).collect::<Vec<_>>()),
-        ndcg: mean_se(&measured.iter().map(|m| m.1).collect::<Vec<_>>()),
-        auc: mean_se(&measured.iter().filter_map(|m| m.2).collect::<Vec<_>>()),
-        users: measured.len(),
-    })
+}
+
+impl ColdStartScores {
+    /// # Errors
+    /// `Invalid` where there is no listener.
+    pub(super) fn mean_of(listeners: &[ListenerScores], k: usize) -> Result<ColdStartScores> {
+        if listeners.is_empty() {
+            return Err(Error::invalid("evaluation", "a listener with a positive among the held-out tracks", "none"));
+        }
+        let mean = |value: &dyn Fn(&ListenerScores) -> Option<f64>| {
+            mean_se(&listeners.iter().filter_map(value).collect::<Vec<_>>())
+        };
+        Ok(ColdStartScores {
+            k,
+            recall: mean(&|l| Some(l.recall)),
+            ndcg: mean(&|l| Some(l.ndcg)),
+            map: mean(&|l| Some(l.average_precision)),
+            auc: mean(&|l| l.auc),
+            users: listeners.len(),
+        })
+    }
+}
+
+/// What a method says of the held-out tracks.
+#[derive(Clone, Copy, Debug)]
+pub enum Answer<'a> {
+    /// A vector each, `[tracks, d]`: a listener's score is its inner product with his.
+    Vectors(ArrayView2<'a, f32>),
+    /// A number each, `[tracks]`, the same for every listener: popularity.
+    Alike(&'a [f32]),
 }
 
 /// Held-out tracks, the half of the listeners on whom methods are scored, and what the other half says.
@@ -117,16 +164,27 @@ impl ColdStart {
     /// Scores the method that gives the held-out tracks these `vectors` `[tracks, d]`, by their inner products with the
     /// listeners.
     pub fn score_vectors(&self, factors: &Factors, vectors: ArrayView2<f32>, k: usize) -> Result<ColdStartScores> {
-        let expected = (self.tracks.len(), factors.dimensions());
-        if vectors.dim() != expected {
-            return Err(Error::mismatch(
-                "vectors of held-out tracks",
-                format!("{expected:?}"),
-                format!("{:?}", vectors.dim()),
-            ));
+        cold_start(&self.scorer(factors, Answer::Vectors(vectors))?, &self.positives, k)
+    }
+
+    /// What a method's answer gives each listener's tracks, `[tracks]`.
+    ///
+    /// # Errors
+    /// `Mismatch` where it is not about as many tracks, or dimensions.
+    pub(super) fn scorer(&self, factors: &Factors, answer: Answer) -> Result<impl Fn(usize) -> Vec<f32> + Sync> {
+        let (tracks, d) = (self.tracks.len(), factors.dimensions());
+        let found = match answer {
+            Answer::Vectors(vectors) => vectors.dim(),
+            Answer::Alike(scores) => (scores.len(), d),
+        };
+        if found != (tracks, d) {
+            let expected = format!("{:?}", (tracks, d));
+            return Err(Error::mismatch("what a method says of the held-out tracks", expected, format!("{found:?}")));
         }
-        let scores = |user: usize| vectors.dot(&factors.user_factors.row(self.users[user] as usize)).to_vec();
-        cold_start(&scores, &self.positives, k)
+        Ok(move |user: usize| match answer {
+            Answer::Vectors(vectors) => vectors.dot(&factors.user_factors.row(self.users[user] as usize)).to_vec(),
+            Answer::Alike(scores) => scores.to_vec(),
+        })
     }
 
     /// Scores a method that ranks the tracks alike for everyone, by one number for each: popularity.
@@ -197,7 +255,18 @@ mod tests {
         let positives = vec![vec![3], vec![], vec![0, 1]];
         let perfect = |u: usize| (0..4).map(|t| f32::from(u8::from(positives[u].contains(&t)))).collect::<Vec<_>>();
         let scores = cold_start(&perfect, &positives, 2).unwrap();
-        assert_eq!((scores.recall.mean, scores.ndcg.mean, scores.auc.mean, scores.users), (1.0, 1.0, 1.0, 2));
+        assert_eq!((scores.recall.mean, scores.ndcg.mean, scores.map.mean), (1.0, 1.0, 1.0));
+        assert_eq!((scores.auc.mean, scores.users), (1.0, 2));
+    }
+
+    #[test]
+    fn mean_average_precision_is_of_500_and_of_all_where_there_are_fewer() {
+        // The one positive stands in place `at` of `n`.
+        let map = |at: usize, n: usize| {
+            let falls = |_| (0..n).map(|t| -(t as f32)).collect::<Vec<_>>();
+            cold_start(&falls, &[vec![at as u32 - 1]], 5).unwrap().map.mean
+        };
+        assert_eq!((map(40, 100), map(100, 100), map(500, 600), map(501, 600)), (1.0 / 40.0, 0.01, 0.002, 0.0));
     }
 
     #[test]

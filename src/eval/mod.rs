@@ -1,20 +1,25 @@
 //! How good is it, and how would we know: splits, metrics, and two evaluations: of factors, by what listeners meet next
-//! ([`RankingTask`]), and of predicted vectors, on tracks that are new to everyone ([`ColdStart`]).
+//! ([`RankingTask`]), and of predicted vectors, on tracks that are new to everyone ([`ColdStart`], and the page about it,
+//! [`report`]).
 
+mod bootstrap;
 mod cold_start;
 mod handover_path;
 pub mod metrics;
 mod ranking;
 mod reliability;
+pub mod report;
 mod splits;
+mod study;
 mod track_splits;
 
-pub use cold_start::{ColdStart, ColdStartScores, cold_start};
+pub use cold_start::{Answer, ColdStart, ColdStartScores, MAP_LENGTH, cold_start};
 pub use handover_path::{PathPoint, PathSettings, handover_path};
 pub use metrics::MeanSe;
 pub use ranking::{ListScores, ListenerScores, RankingScores, RankingTask};
 pub use reliability::{Bin, Reliability, reliability};
 pub use splits::{GlobalCut, MIN_HISTORY, UserCuts, hold_out_pairs};
+pub use study::{CURVE, Metrics, Study, StudySettings};
 pub use track_splits::{Candidate, Part, SplitConfig, TrackSplit};
 
 use crate::error::{Error, Result};

@@ -15,6 +15,8 @@ pub struct Reliability {
     pub rank_correlation: f64,
     /// The share of tracks whose cosine lies above their confidence less the margin.
     pub above_margin: f64,
+    /// The share of which that was promised.
+    pub promised: f64,
 }
 
 /// Some tracks of like confidence.
@@ -26,12 +28,19 @@ pub struct Bin {
     pub cosine: MeanSe,
 }
 
-/// `confidences` and the `cosines` that came of them, `[n]` each, in `bins` bins.
+/// `confidences` and the `cosines` that came of them, `[n]` each, in `bins` bins; of a cosine above the confidence less
+/// `margin` a share of `promised` was promised.
 ///
 /// # Errors
 /// `Mismatch` for other numbers of them; `Invalid` without a bin, with more bins than tracks, or a number that is not
 /// finite.
-pub fn reliability(confidences: &[f32], cosines: &[f32], margin: f32, bins: usize) -> Result<Reliability> {
+pub fn reliability(
+    confidences: &[f32],
+    cosines: &[f32],
+    margin: f32,
+    promised: f64,
+    bins: usize,
+) -> Result<Reliability> {
     let n = confidences.len();
     if cosines.len() != n {
         return Err(Error::mismatch("confidences and cosines", n, cosines.len()));
@@ -60,6 +69,7 @@ pub fn reliability(confidences: &[f32], cosines: &[f32], margin: f32, bins: usiz
         error,
         rank_correlation: correlation(&ranks(confidences), &ranks(cosines)),
         above_margin: above as f64 / n as f64,
+        promised,
     })
 }
 
@@ -96,26 +106,26 @@ mod tests {
 
     #[test]
     fn by_hand() {
-        let r = reliability(&[0.2, 0.8, 0.4, 0.6], &[0.1, 0.9, 0.3, 0.5], 0.1, 2).unwrap();
+        let r = reliability(&[0.2, 0.8, 0.4, 0.6], &[0.1, 0.9, 0.3, 0.5], 0.1, 0.9, 2).unwrap();
         let near = |a: f64, b: f64| (a - b).abs() < 1e-6;
         assert!(near(r.bins[0].confidence, 0.3) && near(r.bins[0].cosine.mean, 0.2));
         assert!(near(r.bins[1].confidence, 0.7) && near(r.bins[1].cosine.mean, 0.7));
         assert!(near(r.error, 0.05) && near(r.rank_correlation, 1.0), "{r:?}");
         assert_eq!(r.above_margin, 1.0);
-        assert_eq!(reliability(&[0.5; 4], &[0.4, 0.5, 0.6, 0.3], 0.15, 1).unwrap().above_margin, 0.75);
+        assert_eq!(reliability(&[0.5; 4], &[0.4, 0.5, 0.6, 0.3], 0.15, 0.9, 1).unwrap().above_margin, 0.75);
     }
 
     #[test]
     fn ranks_share_places_and_what_does_not_vary_correlates_with_nothing() {
         assert_eq!(ranks(&[3.0, 1.0, 3.0, 2.0]), [2.5, 0.0, 2.5, 1.0]);
-        assert_eq!(reliability(&[0.5; 3], &[0.1, 0.2, 0.3], 0.0, 1).unwrap().rank_correlation, 0.0);
+        assert_eq!(reliability(&[0.5; 3], &[0.1, 0.2, 0.3], 0.0, 0.9, 1).unwrap().rank_correlation, 0.0);
         assert_eq!(correlation(&[0.0, 1.0, 2.0], &[2.0, 1.0, 0.0]), -1.0);
     }
 
     #[test]
     fn nonsense_is_refused() {
-        assert!(reliability(&[0.5], &[], 0.0, 1).is_err());
-        assert!(reliability(&[0.5], &[0.5], 0.0, 2).is_err() && reliability(&[], &[], 0.0, 0).is_err());
-        assert!(reliability(&[f32::NAN], &[0.5], 0.0, 1).is_err());
+        assert!(reliability(&[0.5], &[], 0.0, 0.9, 1).is_err());
+        assert!(reliability(&[0.5], &[0.5], 0.0, 0.9, 2).is_err() && reliability(&[], &[], 0.0, 0.9, 0).is_err());
+        assert!(reliability(&[f32::NAN], &[0.5], 0.0, 0.9, 1).is_err());
     }
 }

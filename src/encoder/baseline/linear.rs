@@ -1,11 +1,13 @@
-//! The linear model on mean log-mel bands: what a network must beat to have heard more than timbre's average.
+//! The linear model. On mean log-mel bands it is what a network must beat to have heard more than timbre's average.
 
-use ndarray::{Array1, Array2, ArrayView2, Axis};
+use ndarray::{Array1, Array2, ArrayView2, Axis, s};
 
-use super::embed::normalise;
+use super::Examples;
+use crate::encoder::embed::normalise;
+use crate::encoder::objective::unit_targets;
 use crate::error::{Error, Result};
 
-/// Ridge regression from each band's mean over time to the unit-length factor, in closed form.
+/// Ridge regression from some features of a track to its unit-length factor, in closed form.
 #[derive(Clone, Debug)]
 pub struct LinearBaseline {
     /// Mean and standard deviation of each feature over the training tracks, `[features]`.
@@ -32,21 +34,13 @@ pub fn mean_mel(mel: ArrayView2<f32>) -> Array1<f32> {
 }
 
 impl LinearBaseline {
-    /// Fits on the tracks `train` and chooses the penalty on the tracks `valid`.
-    ///
-    /// `features` `[tracks, features]`; `targets` `[tracks, dimensions]`, scaled to unit length here; `weights`
-    /// `[tracks]`, how much each track counts, as for the network.
+    /// Fits on the training tracks, from `features` `[tracks, features]`, and chooses the penalty on the validation tracks.
     ///
     /// # Errors
     /// `Mismatch` and `Invalid` for arrays that do not fit, hold numbers that are not finite, or targets of no length.
-    pub fn fit(
-        features: ArrayView2<f32>,
-        targets: ArrayView2<f32>,
-        weights: &[f32],
-        train: &[usize],
-        valid: &[usize],
-    ) -> Result<LinearBaseline> {
-        let targets = super::objective::unit_targets(targets, weights, train, valid)?.mapv(f64::from);
+    pub fn fit(features: ArrayView2<f32>, examples: &Examples) -> Result<LinearBaseline> {
+        let Examples { targets, weights, train, valid } = *examples;
+        let targets = unit_targets(targets, weights, train, valid)?.mapv(f64::from);
         if features.nrows() != targets.nrows() {
             return Err(Error::mismatch("features and targets", targets.nrows(), features.nrows()));
         }
@@ -117,28 +111,29 @@ impl LinearBaseline {
 /// X of A X = B for a symmetric positive definite A, by Cholesky; `None` where it is not.
 fn solve(mut a: Array2<f64>, mut b: Array2<f64>) -> Option<Array2<f64>> {
     let n = a.nrows();
-    for j in 0..n {
-        for k in 0..j {
-            let l = a[[j, k]];
-            for i in j..n {
-                a[[i, j]] -= a[[i, k]] * l;
-            }
+    // Row by row, so that every sum runs along two rows.
+    for i in 0..n {
+        let (done, mut row) = a.multi_slice_mut((s![..i, ..], s![i, ..]));
+        for j in 0..i {
+            let known = row.slice(s![..j]).dot(&done.slice(s![j, ..j]));
+            row[j] = (row[j] - known) / done[[j, j]];
         }
-        let pivot = a[[j, j]];
+        let before = row.slice(s![..i]);
+        let pivot = row[i] - before.dot(&before);
         if !(pivot > 0.0 && pivot.is_finite()) {
             return None;
         }
-        a.column_mut(j).slice_mut(ndarray::s![j..]).mapv_inplace(|x| x / pivot.sqrt());
+        row[i] = pivot.sqrt();
     }
-    for mut column in b.columns_mut() {
-        for i in 0..n {
-            let known: f64 = (0..i).map(|k| a[[i, k]] * column[k]).sum();
-            column[i] = (column[i] - known) / a[[i, i]];
-        }
-        for i in (0..n).rev() {
-            let known: f64 = (i + 1..n).map(|k| a[[k, i]] * column[k]).sum();
-            column[i] = (column[i] - known) / a[[i, i]];
-        }
+    for i in 0..n {
+        let (done, mut row) = b.multi_slice_mut((s![..i, ..], s![i, ..]));
+        row -= &a.slice(s![i, ..i]).dot(&done);
+        row /= a[[i, i]];
+    }
+    for i in (0..n).rev() {
+        let (mut row, done) = b.multi_slice_mut((s![i, ..], s![i + 1.., ..]));
+        row -= &a.slice(s![i + 1.., i]).dot(&done);
+        row /= a[[i, i]];
     }
     Some(b)
 }
@@ -165,7 +160,8 @@ mod tests {
         let (train, valid): (Vec<usize>, Vec<usize>) = ((0..200).collect(), (200..300).collect());
         let weights = vec![1.0; 300];
         let targets = planted.targets(5);
-        let model = LinearBaseline::fit(features.view(), targets.view(), &weights, &train, &valid).unwrap();
+        let examples = Examples { targets: targets.view(), weights: &weights, train: &train, valid: &valid };
+        let model = LinearBaseline::fit(features.view(), &examples).unwrap();
         let predicted = model.predict(features.view()).unwrap();
         let cosine = |t: usize| predicted.row(t).dot(&targets.row(t)) / targets.row(t).dot(&targets.row(t)).sqrt();
         let mean = valid.iter().map(|&t| cosine(t)).sum::<f32>() / 100.0;
@@ -173,7 +169,7 @@ mod tests {
         assert!(mean > 0.93, "{mean}");
 
         let unrelated = Planted::new(301).targets(5).slice(ndarray::s![1.., ..]).to_owned();
-        let lost = LinearBaseline::fit(features.view(), unrelated.view(), &weights, &train, &valid).unwrap();
+        let lost = LinearBaseline::fit(features.view(), &Examples { targets: unrelated.view(), ..examples }).unwrap();
         assert!(lost.lambda > model.lambda && lost.valid_loss > 0.9, "{} {}", lost.lambda, lost.valid_loss);
     }
 
@@ -181,9 +177,10 @@ mod tests {
     fn a_silent_band_and_a_single_track_do_not_break_it() {
         let features = array![[1.0f32, 0.0], [2.0, 0.0], [4.0, 0.0]];
         let targets = array![[1.0f32, 0.1], [0.5, 1.0], [-1.0, 0.3]];
-        let model = LinearBaseline::fit(features.view(), targets.view(), &[1.0; 3], &[0, 1], &[2]).unwrap();
+        let examples = Examples { targets: targets.view(), weights: &[1.0; 3], train: &[0, 1], valid: &[2] };
+        let model = LinearBaseline::fit(features.view(), &examples).unwrap();
         assert!(model.predict(features.view()).unwrap().iter().all(|x| x.is_finite()));
-        LinearBaseline::fit(features.view(), targets.view(), &[1.0; 3], &[0], &[2]).unwrap();
+        LinearBaseline::fit(features.view(), &Examples { train: &[0], ..examples }).unwrap();
         assert!(model.predict(array![[f32::NAN, 0.0]].view()).is_err());
     }
 
