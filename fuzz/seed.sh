@@ -132,8 +132,8 @@ with zipfile.ZipFile(archive, "w") as z:
     for name, body in [("user_factors", array), ("item_factors", array), ("regularization", npy("<f8", "()", bytes(8)))]:
         z.writestr(name + ".npy", body)
 open("corpus/formats/npz", "wb").write(b"\x04" + archive.getvalue())
-head = b"debutmel" + struct.pack("<4I", 1, 2, 4, 8) + b"0123456789abcdef" + struct.pack("<I", len(about)) + about + bytes(32)
-open("corpus/formats/cache", "wb").write(b"\x00" + head + 2 * (bytes(64) + bytes(32)))
+line = b'{"windows":["HASH0","HASH1"],"about":' + about + b'}'
+open("corpus/formats/cache", "wb").write(b"\x00" + line + b"\n" + bytes(2 * 64))
 PY
 # A table of Spark's, where the program is built: half of the factors that it writes.
 debut=../target/release/debut

@@ -58,7 +58,8 @@ fn factors_per_action_are_regressed_searched_and_handed_over_like_any_other() {
     let small =
         "[encoder]\nchannels = [8, 8, 8, 8]\ndense = [16, 16]\ndropout = 0.0\n[train]\nepochs = 2\nbatch_size = 8\n";
     fs::write(dir.path().join("small.toml"), small).unwrap();
-    let train = ["train", "--factors", "factors", "--audio", "tracks.csv", "--config", "small.toml", "--json"];
+    json(dir.path(), 0, &["prepare", "--audio", "tracks.csv", "--events", EVENTS, "--out", "data", "--json"]);
+    let train = ["train", "--factors", "factors", "--data", "data", "--config", "small.toml", "--json"];
     let wide = ["--out", "runs/wide", "--set", "encoder.dimensions=8"];
     json(dir.path(), 0, &[&train[..], &wide].concat());
     let narrow = ["--out", "runs/narrow", "--set", "encoder.dimensions=4"];

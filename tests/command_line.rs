@@ -373,8 +373,8 @@ fn plays_become_factors_factors_a_model_and_the_model_a_table() {
 
     let small = "[encoder]\nchannels = [8, 8, 8, 8]\ndense = [16, 16]\ndimensions = 8\ndropout = 0.0\n[train]\nepochs = 3\nbatch_size = 8\n";
     fs::write(dir.path().join("small.toml"), small).unwrap();
-    let train =
-        ["train", "--factors", "factors", "--audio", "tracks.csv", "--out", "runs/small", "--config", "small.toml"];
+    json(dir.path(), 0, &["prepare", "--audio", "tracks.csv", "--events", "events.csv", "--out", "data", "--json"]);
+    let train = ["train", "--factors", "factors", "--data", "data", "--out", "runs/small", "--config", "small.toml"];
     let lines = json(dir.path(), 0, &[&train[..], &["--json"]].concat());
     assert_eq!(lines.len(), 4, "three epochs and the model: {lines:?}");
     for file in ["model.toml", "model.safetensors", "space.json", "metrics.jsonl", "curve.svg", "config.toml"] {
@@ -389,8 +389,8 @@ fn plays_become_factors_factors_a_model_and_the_model_a_table() {
         "factors",
         "--events",
         "events.csv",
-        "--audio",
-        "tracks.csv",
+        "--data",
+        "data",
         "-k",
         "3",
         "--json",

@@ -11,7 +11,7 @@ use std::path::Path;
 
 use debut::Error;
 use debut::artefact::{read_toml, seal};
-use debut::audio::{CachedKey, FrontEnd, Listening, SpectrogramCache};
+use debut::audio::{FrontEnd, Listening, SpectrogramCache};
 use debut::encoder::{Model, ModelConfig};
 use debut::events::ConfidenceConfig;
 use debut::factors::{AlsConfig, Factors, Format, Names};
@@ -38,12 +38,14 @@ fuzz_target!(init: dependencies::let_them_panic(), |bytes: &[u8]| {
             let front_end = FrontEnd { mel_bands: 8, frames: 4, ..FrontEnd::default() };
             let listening = Listening { segments: 2, ..Listening::default() };
             let cache = SpectrogramCache::open(dir.path(), &front_end, 4, &listening).unwrap();
-            let file = at("entry.mel");
-            fs::write(&file, signed(body, &front_end.id())).unwrap();
-            let key = CachedKey { content: "entry".into(), file };
-            check(cache.load(&key));
-            check(cache.about(&key));
-            check(cache.load_window(&key, 1));
+            let content = "0".repeat(32);
+            let (index, array) = shard(&content, body);
+            fs::write(cache.folder().join("00000.index"), index).unwrap();
+            fs::write(cache.folder().join("00000.npy"), array).unwrap();
+            check(cache.refresh());
+            check(cache.load(&content));
+            check(cache.about(&content));
+            check(cache.load_window(&content, 1));
         }
         1 => {
             // The weights behind a description that fits them.
@@ -89,20 +91,16 @@ fn import(path: &Path, format: Format) -> Result<Factors, Error> {
     Factors::import(path, format, &names, &AlsConfig::default(), &ConfidenceConfig::default())
 }
 
-/// The name of the front end and the checksums cannot be guessed: they are put right.
-fn signed(body: &[u8], front_end: &str) -> Vec<u8> {
-    let mut all = body.to_vec();
-    if let Some(id) = all.get_mut(24..40) {
-        id.copy_from_slice(front_end.as_bytes());
+/// An index of one line, whose JSON is the first line of `body`, with its checksum, and the array of what follows, 64 bytes a
+/// window, whose hashes are put where the JSON says HASH0 and HASH1.
+fn shard(content: &str, body: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    let end = body.iter().position(|b| *b == b'\n').unwrap_or(body.len());
+    let (json, data) = (&body[..end], body.get(end + 1..).unwrap_or_default());
+    let mut json = String::from_utf8_lossy(json).into_owned();
+    for (i, window) in data.chunks(64).take(2).enumerate() {
+        json = json.replace(&format!("HASH{i}"), &blake3::hash(window).to_hex());
     }
-    // 44 fixed bytes, whose last four say how long the JSON is.
-    let Some(n) = all.get(40..44).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]) as usize) else { return all };
-    let Some(end) = n.checked_add(44).filter(|end| end + 32 <= all.len()) else { return all };
-    let hash = blake3::hash(&all[..end]);
-    all[end..end + 32].copy_from_slice(hash.as_bytes());
-    for window in all[end + 32..].chunks_exact_mut(2 * 4 * 8 + 32) {
-        let (numbers, sum) = window.split_at_mut(2 * 4 * 8);
-        sum.copy_from_slice(blake3::hash(numbers).as_bytes());
-    }
-    all
+    let rest = format!(" {content} 0 {json}");
+    let checksum = blake3::hash(rest.as_bytes()).to_hex();
+    (format!("{}{rest}\n", &checksum[..16]).into_bytes(), [&[0; 128], data].concat())
 }

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! The id names the front end and the version of the decoders, so that no two of either are mixed. A window of 645 frames and 128
-//! bands has 165 kB: a million tracks 165 GB in 656 shards, and their lines 0.5 GB. Half precision keeps 11 bits: at
+//! bands has 165 kB: a million tracks 165 GB in 616 shards. Half precision keeps 11 bits: at
 //! most 0.008 off at the loudest values (about 16), far below what dropout or a crop does to them.
 //!
 //! A row is written before the line that makes it known, and every reading compares it with the line's hashes: what is torn,
@@ -17,7 +17,8 @@
 //! threads and processes read and add; each process adds to a shard of its own, which it locks.
 //!
 //! Read by position rather than mapped: a page of a map that the disk cannot read kills the process, and a map needs
-//! `unsafe`. Neither the copy nor the hash shows beside a step of training (see `benches/README.md`).
+//! `unsafe`. A window takes 73 µs, 4 more than mapped, and 26 of it for the hash: together under 1 % of a step of training
+//! (`benches/README.md`), so every reading is verified.
 
 mod shard;
 
@@ -101,7 +102,7 @@ pub struct About {
 
 impl SpectrogramCache {
     /// Opens the folder for windows of `frames` frames, as many as `listening` says, below `dir`, and makes it where it is
-    /// not there. Reads the indices: about a second for a million tracks, and 100 MB.
+    /// not there. Reads the indices: for a million tracks, 0.4 GB in 1.4 s, and their places take 130 MB of memory.
     pub fn open(dir: &Path, front_end: &FrontEnd, frames: usize, listening: &Listening) -> Result<Self> {
         front_end.check()?;
         listening.check()?;
