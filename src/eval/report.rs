@@ -253,7 +253,9 @@ impl Report<'_> {
             y_label: "recall@k".into(),
             series: series.collect(),
         };
-        bars.chain([Part::Picture("recall-curve.svg", chart.svg())]).collect()
+        let caption = "Recall counts against as many as a list of k can show, so that a list of 1 can reach 1: with few tracks it \
+                       may fall before it rises.";
+        bars.chain([Part::Picture("recall-curve.svg", chart.svg()), Part::Text(caption.into())]).collect()
     }
 
     /// How far the first network is ahead of each other method.
@@ -273,7 +275,7 @@ impl Report<'_> {
         }
         let text = format!(
             "What the {} scores more, ± the standard error over tracks of that difference: both methods are scored on the \
-             same resamples, so what is hard for both cancels. A difference of two standard errors is beyond luck.",
+             same resamples, so what is hard for both cancels. A difference of more than two standard errors is hardly luck.",
             network.name
         );
         Ok(vec![Part::Heading("Is the network ahead?"), Part::Table(table), Part::Text(text)])

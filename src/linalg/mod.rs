@@ -5,6 +5,7 @@ mod eigen;
 mod jacobi;
 mod ridge;
 mod rows;
+mod symmetric;
 
 use ndarray::{Array2, ArrayView2};
 
@@ -12,6 +13,7 @@ pub use eigen::Eigen;
 pub use jacobi::orthogonalise;
 pub use ridge::{CONVERGED, Entries, WeightedRidge};
 pub use rows::{Gram, PaddedRows, Rows};
+pub use symmetric::symmetric_eigen;
 
 use crate::error::{Error, Result};
 

@@ -4,10 +4,7 @@ use ndarray::{Array1, Array2, ArrayView2, Axis};
 
 use super::product;
 use crate::error::{Error, Result};
-use crate::linalg::orthogonalise;
-
-/// Cosines between eigenvectors times eigenvalues.
-const ORTHOGONAL: f64 = 1e-9;
+use crate::linalg::symmetric_eigen;
 
 /// Features' mean and principal directions.
 #[derive(Clone, Debug)]
@@ -25,8 +22,6 @@ pub struct Pca {
 impl Pca {
     /// Of `x` `[n, features]`: as few directions as hold this share of the variance, at least one.
     ///
-    /// The covariance is made diagonal by Jacobi's method: a second for 400 features, minutes for thousands.
-    ///
     /// # Errors
     /// `Invalid` for fewer than two rows, no features, numbers that are not finite, or a share that is not in 0..=1.
     pub fn fit(x: ArrayView2<f32>, share: f64) -> Result<Pca> {
@@ -38,29 +33,24 @@ impl Pca {
         let x = x.mapv(f64::from);
         let mean = x.sum_axis(Axis(0)) / n as f64;
         let centred = x - &mean;
-        let mut scaled = centred.t().dot(&centred) / (n - 1) as f64;
-        let total: f64 = scaled.diag().sum();
-        let mut vectors = Array2::eye(features);
-        orthogonalise(&mut scaled, &mut vectors, ORTHOGONAL)?;
-        // What was the covariance is now a row per eigenvector, times its eigenvalue.
-        let values: Vec<f64> =
-            scaled.outer_iter().zip(vectors.outer_iter()).map(|(row, v)| row.dot(&v).max(0.0)).collect();
-        let mut order: Vec<usize> = (0..features).collect();
-        order.sort_by(|&a, &b| values[b].total_cmp(&values[a]));
-        let mut held = 0.0;
+        let covariance = centred.t().dot(&centred) / (n - 1) as f64;
+        drop(centred);
+        let total: f64 = covariance.diag().sum();
         // Rounding may leave the sum of all just below the whole.
         let enough = share * total * (1.0 - 1e-12);
-        let more = |&&i: &&usize| {
-            let wanted = held < enough;
-            held += values[i];
-            wanted
-        };
-        let count = order.iter().take_while(more).count().max(1);
-        order.truncate(count);
-        let variance: Vec<f64> = order.iter().map(|&i| values[i]).collect();
+        let (mut variance, vectors) = symmetric_eigen(covariance, |variance| {
+            let mut held = 0.0;
+            let more = |along: &&f64| {
+                let wanted = held < enough;
+                held += **along;
+                wanted
+            };
+            variance.iter().take_while(more).count().max(1)
+        })?;
+        variance.truncate(vectors.nrows());
         Ok(Pca {
             mean: mean.mapv(|x| x as f32),
-            directions: vectors.select(Axis(0), &order).reversed_axes().mapv(|x| x as f32),
+            directions: vectors.reversed_axes().mapv(|x| x as f32),
             share: if total > 0.0 { variance.iter().sum::<f64>() / total } else { 1.0 },
             variance,
         })
