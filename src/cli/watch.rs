@@ -101,8 +101,11 @@ impl<'a> Display<'a> {
 
     fn show(&mut self, moment: &Moment) -> Result<()> {
         match moment {
-            Moment::Step { number, steps, .. } => {
+            Moment::Step { number, steps, loss } => {
                 self.step = *number;
+                if self.course.is_empty() {
+                    self.bar.set_message(format!("loss {loss:.4}"));
+                }
                 self.bar.set_length(*steps);
                 self.bar.set_position(*number);
             }

@@ -145,17 +145,23 @@ pub(crate) fn read_last(out: &Path, run: &str, encoder: &EncoderConfig) -> Resul
     Ok(Some((progress, state)))
 }
 
-/// The best epoch as of the progress `done`.
-pub(crate) fn read_best(out: &Path, done: &Progress, encoder: &EncoderConfig) -> Result<Option<Best>> {
+/// The weights of the best epoch as of the progress `done`, which is `best`; `None` where the file holds one from beyond that
+/// progress, which will be found again.
+///
+/// # Errors
+/// `Format` where it is damaged, missing, or another than it must be by what [`write()`] does first.
+pub(crate) fn read_best(out: &Path, done: &Progress, best: &Epoch, encoder: &EncoderConfig) -> Result<Option<Best>> {
     let path = out.join(BEST);
-    let Some((bytes, progress)) = read_words(&path)? else { return Ok(None) };
-    let Some(epoch) = progress.epochs.into_iter().next() else { return Ok(None) };
-    // A best from beyond the last checkpoint will be found again.
-    if progress.run != done.run || epoch.epoch > done.epochs.len() {
-        return Ok(None);
+    let expected = format!("the weights of epoch {} of the run of {LAST}", best.epoch);
+    let Some((bytes, progress)) = read_words(&path)? else { return Err(Error::format(&path, expected, "no file")) };
+    match progress.epochs.into_iter().next() {
+        Some(epoch) if progress.run == done.run && epoch.epoch > done.epochs.len() => Ok(None),
+        Some(epoch) if progress.run == done.run && epoch == *best => {
+            let weights = read_tensors(&bytes, "", Dtype::F32, encoder).map_err(|(e, f)| Error::format(&path, e, f))?;
+            Ok(Some(Best { epoch, weights, saved: true }))
+        }
+        _ => Err(Error::format(&path, expected, "those of another epoch or run")),
     }
-    let weights = read_tensors(&bytes, "", Dtype::F32, encoder).map_err(|(e, f)| Error::format(&path, e, f))?;
-    Ok(Some(Best { epoch, weights, saved: true }))
 }
 
 /// Takes the checkpoints of an earlier run away, so that the next one starts over.

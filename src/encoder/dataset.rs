@@ -1,6 +1,5 @@
 //! Batches for training: a random window of each track, a random crop in it, and optional augmentation.
 
-use burn::tensor::{Device, Tensor, TensorData};
 use ndarray::{Array1, Array2, Array3, ArrayView2, ArrayViewMut2, Axis, s};
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
@@ -373,17 +372,6 @@ fn read(
         }
         None => Ok(()),
     }
-}
-
-/// An array as a tensor of the same shape.
-pub(crate) fn tensor<const D: usize, Dim: ndarray::Dimension>(
-    array: ndarray::Array<f32, Dim>,
-    device: &Device,
-) -> Tensor<D> {
-    let shape = array.shape().to_vec();
-    let numbers =
-        if array.is_standard_layout() { array.into_raw_vec_and_offset().0 } else { array.iter().copied().collect() };
-    Tensor::from_data(TensorData::new(numbers, shape), device)
 }
 
 #[cfg(test)]

@@ -58,7 +58,7 @@ pub struct TrainConfig {
     pub patience: usize,
     /// Equal seeds, settings and data give equal numbers on one machine.
     pub seed: u64,
-    /// Threads that read and prepare batches (0: as many as there are cores, at most 4). Any number gives the same numbers.
+    /// Threads that read and prepare batches (0: as many as there are cores, at most 4). Any number gives the same numbers. Each holds up to two batches (10 MB each for 32 tracks).
     pub workers: usize,
     /// Seconds between two checkpoints (30). One of the preset is 150 MB, and takes a second or so to write.
     pub checkpoint_seconds: f64,

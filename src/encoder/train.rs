@@ -1,9 +1,9 @@
 //! Training: random windows and crops, an objective, an optimiser; the best epoch kept.
 //!
-//! `out/` holds, each written whole or not at all: `metrics.jsonl` (a line per epoch), `curve.svg`,
-//! `events.out.tfevents.debut` (for TensorBoard), `best.safetensors` (the weights of the best epoch) and `last.safetensors`
-//! (weights, running average and optimiser state, as of any step). Training into a folder that holds an unfinished run of the
-//! same settings and data continues it, and ends with the same numbers as if it had never stopped.
+//! `out/` holds, each written whole or not at all: `metrics.jsonl` (a line per epoch), `curve.svg`, `best.safetensors` (the
+//! weights of the best epoch) and `last.safetensors` (weights, running average and optimiser state, as of any step); and
+//! `events.out.tfevents.debut`, which TensorBoard follows as it grows. Training into a folder that holds an unfinished run of
+//! the same settings and data continues it, and ends with the same numbers as if it had never stopped.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -128,10 +128,14 @@ pub fn train(
         }
     };
 
+    let judge = objective.judge(config);
     let name = run_hash(config, encoder, &Lesson { objective, ..*lesson })?;
     let (done, state, best) = match checkpoint::read_last(out, &name, encoder)? {
         Some((done, state)) => {
-            let best = checkpoint::read_best(out, &done, encoder)?;
+            let best = match best_of(judge, &done.epochs) {
+                Some(best) => checkpoint::read_best(out, &done, best, encoder)?,
+                None => None,
+            };
             (done, state, best)
         }
         None => {
@@ -163,9 +167,8 @@ pub fn train(
     let source = &source;
     journal::begin(out, &done.epochs, constant_loss)?;
     let saved = Instant::now();
-    let judge = objective.judge(config);
-    let mut run =
-        Run { config, encoder, source, judge, constant_loss, out, done, state, tape: Tape::new(encoder), best, saved };
+    let tape = Tape::new(encoder);
+    let mut run = Run { config, encoder, source, judge, constant_loss, out, done, tape, state, best, saved };
     if !run.is_finished() {
         let place = (run.done.epochs.len(), (run.done.steps - run.first_step()) as usize);
         std::thread::scope(|scope| {
@@ -190,8 +193,8 @@ struct Run<'a> {
     constant_loss: f64,
     out: &'a Path,
     done: Progress,
-    state: State,
     tape: Tape,
+    state: State,
     best: Option<Best>,
     /// When the last checkpoint was written.
     saved: Instant,
@@ -387,9 +390,13 @@ fn is_better(judge: JudgeBy, a: &Epoch, b: &Epoch) -> bool {
     }
 }
 
+/// The first of those that none is better than.
+fn best_of(judge: JudgeBy, epochs: &[Epoch]) -> Option<&Epoch> {
+    epochs.iter().reduce(|best, epoch| if is_better(judge, epoch, best) { epoch } else { best })
+}
+
 fn out_of_patience(judge: JudgeBy, epochs: &[Epoch], patience: usize) -> bool {
-    let best = epochs.iter().reduce(|best, epoch| if is_better(judge, epoch, best) { epoch } else { best });
-    patience > 0 && best.is_some_and(|best| epochs.len() - best.epoch >= patience)
+    patience > 0 && best_of(judge, epochs).is_some_and(|best| epochs.len() - best.epoch >= patience)
 }
 
 /// Names a run: its settings, its targets, its split and its start. (Not its spectrograms, which would have to be read; nor
@@ -702,6 +709,11 @@ mod tests {
         fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
         let damaged = run(&config, &tiny(), dir.path()).unwrap_err();
         assert!(matches!(&damaged, Error::Format { .. }), "{damaged}");
+        // Without its best, or with an older one, a run would end with another model.
+        fs::write(&path, &bytes).unwrap();
+        fs::remove_file(dir.path().join(checkpoint::BEST)).unwrap();
+        let missing = run(&config, &tiny(), dir.path()).unwrap_err();
+        assert!(matches!(&missing, Error::Format { .. }) && missing.to_string().contains("epoch 1"), "{missing}");
     }
 
     #[test]
