@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# The whole bench: `benches/nyphil/make.sh [WORK]`, from the repository's root. About an hour on two cores, and 1.5 GB.
+#
+# WORK (default: runs/nyphil) gets the sources, the audio, the events and the run. The join is committed (join.csv); with
+# MATCH=yes it is made again, and compared. Needs Rust, git, `sudo apt-get install fluidsynth fluid-soundfont-gm`, and
+# Python 3.11 with `pip install mido numpy soundfile blake3`.
+set -euo pipefail
+here=benches/nyphil
+work=${1:-runs/nyphil}
+src=$work/src
+programmes=$src/PerformanceHistory/Programs/json
+midi=(--midi "composer-classifier=$src/composer-classifier/midi/classical"
+      --midi "Music-Generator-App=$src/Music-Generator-App/Drive-Files/Datasets/midi-classical-music/data")
+
+cargo build --release
+debut=${CARGO_TARGET_DIR:-target}/release/debut
+
+$here/fetch.sh "$work"
+if [ "${MATCH:-no}" = yes ]; then
+  python3 $here/match.py --programmes "$programmes" "${midi[@]}" --out "$work/join.csv"
+  diff -q "$work/join.csv" $here/join.csv || true   # the collections may have changed
+fi
+python3 $here/render.py --join $here/join.csv "${midi[@]}" --out "$work"
+python3 $here/events.py --programmes "$programmes" --tracks "$work/tracks.csv" --out "$work"
+
+# A third of all works, by hash: of those with sound about 70.
+"$debut" --config $here/recipe.toml factorize "$work/events.csv" --hold-out 0.35 --out "$work/factors"
+"$debut" --config $here/recipe.toml train --factors "$work/factors" --audio "$work/tracks.csv" --cache "$work/spectrograms" \
+  --windows 6 --name nyphil --out "$work/model"
+heard=(--events "$work/events.csv" --audio "$work/tracks.csv" --cache "$work/spectrograms" --windows 6)
+"$debut" evaluate --model "$work/model" --factors "$work/factors" "${heard[@]}" --segments 6 -k 10 | tee "$work/scores.md"
+"$debut" embed --manifest "$work/tracks.csv" --model "$work/model" --segments 6 --out "$work/vectors.npy"
+python3 $here/baselines.py --factors "$work/factors" --events "$work/events.csv" --tracks "$work/tracks.csv" \
+  --programmes "$programmes" --vectors "$work/vectors.npy" -k 10 | tee -a "$work/scores.md"
