@@ -366,8 +366,8 @@ mod tests {
         let cut = split.cut.unwrap();
         let time_of = |track: &Candidate| track.time.unwrap_or(i64::MIN);
         let times = |part| {
-            let times = tracks.iter().filter(|track| split.is(&track.id, part)).map(time_of);
-            times.collect::<Vec<_>>()
+            let of_part = tracks.iter().filter(|track| split.is(&track.id, part));
+            of_part.map(time_of).collect::<Vec<_>>()
         };
         let [train, valid, test] = [Part::Train, Part::Valid, Part::Test].map(times);
         assert!(test.iter().min() == Some(&cut) && valid.iter().max().unwrap() < &cut);
