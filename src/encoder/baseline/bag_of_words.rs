@@ -361,7 +361,9 @@ mod tests {
             Ok(around(&half, 40 + window * 8, 0.3))
         };
         let told = std::sync::atomic::AtomicUsize::new(0);
-        let tell = || drop(told.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
+        let tell = || {
+            told.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        };
         let bag = BagOfWords::learn(&load, 10, 2, &[0, 1, 2, 3, 4, 5], 8, 5, &tell).unwrap();
         assert_eq!((bag.features.nrows(), bag.vocabulary.len(), told.into_inner()), (10, 8, 10));
         let distance = |a: usize, b: usize| {
