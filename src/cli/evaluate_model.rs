@@ -222,7 +222,7 @@ impl Scoring<'_> {
         let mean = self.mean_mels()?;
         let (to_learn, to_predict) = known.parts(&mean);
         let linear = LinearBaseline::fit(to_learn, &known.examples())?;
-        let note = format!("penalty {}", linear.lambda);
+        let note = format!("penalty {}, validation loss {:.3}", linear.lambda, linear.valid_loss);
         let vectors = linear.predict(to_predict)?;
         table.push(row("linear on mean mel", Answer::Vectors(vectors.view()), Role::Drawn, Some(note))?);
 
@@ -230,17 +230,21 @@ impl Scoring<'_> {
         let (to_learn, to_predict) = known.parts(&bag.features);
         let linear = LinearBaseline::fit(to_learn, &known.examples())?;
         let note = format!(
-            "{} words, {} components with {:.1} % of the variance, penalty {}",
+            "{} words, {} components with {:.1} % of the variance, penalty {}, validation loss {:.3}",
             bag.vocabulary.len(),
             bag.pca.variance.len(),
             100.0 * bag.pca.share,
-            linear.lambda
+            linear.lambda,
+            linear.valid_loss
         );
         let vectors = linear.predict(to_predict)?;
         table.push(row("linear on MFCC words", Answer::Vectors(vectors.view()), Role::Drawn, Some(note))?);
         let config = MlpConfig { seed: factors.config.seed, ..MlpConfig::default() };
-        let mlp = Mlp::fit(to_learn, &known.examples(), &config)?;
-        let note = format!("two layers of {}, best after {} epochs", config.hidden, mlp.best_epoch);
+        let mlp = Mlp::choose(to_learn, &known.examples(), &config)?;
+        let note = format!(
+            "two layers of {}, weight decay {}, best after {} epochs, validation loss {:.3}",
+            config.hidden, mlp.weight_decay, mlp.best_epoch, mlp.valid_loss
+        );
         let vectors = mlp.predict(to_predict)?;
         table.push(row("MLP on MFCC words", Answer::Vectors(vectors.view()), Role::Other, Some(note))?);
         bar.finish_and_clear();

@@ -54,12 +54,13 @@ fn with_differences(x: &Array2<f32>) -> Array2<f32> {
     let frames = x.nrows();
     let mut differences = [Array2::zeros(x.dim()), Array2::zeros(x.dim())];
     if frames >= 3 {
-        let (before, here, after) = (x.slice(s![..-2, ..]), x.slice(s![1..-1, ..]), x.slice(s![2.., ..]));
+        let last = frames - 1;
+        let (before, here, after) = (x.slice(s![..last - 1, ..]), x.slice(s![1..last, ..]), x.slice(s![2.., ..]));
         let found = [(&after - &before) / 2.0, &before - &here * 2.0 + after];
         for (all, inner) in differences.iter_mut().zip(found) {
-            all.slice_mut(s![1..-1, ..]).assign(&inner);
+            all.slice_mut(s![1..last, ..]).assign(&inner);
             all.row_mut(0).assign(&inner.row(0));
-            all.row_mut(frames - 1).assign(&inner.row(frames - 3));
+            all.row_mut(last).assign(&inner.row(last - 2));
         }
     }
     let [first, second] = &differences;

@@ -46,11 +46,16 @@ impl Default for MlpConfig {
     }
 }
 
+/// The weight decays that [`Mlp::choose`] tries, from next to none to one that forgets within some 400 steps.
+const DECAYS: [f32; 3] = [0.05, 0.5, 5.0];
+
 /// A trained one.
 #[derive(Clone, Debug)]
 pub struct Mlp {
     /// Three layers, and the standardisation of the features.
     weights: Weights,
+    /// What it was trained with.
+    pub weight_decay: f32,
     /// Passes until the best.
     pub best_epoch: usize,
     /// The mean squared distance to the validation targets (0 to 4; 1 is what predicting 0 gives), as
@@ -59,6 +64,23 @@ pub struct Mlp {
 }
 
 impl Mlp {
+    /// Of some weight decays that which does best on the validation tracks, as the linear model's penalty is chosen.
+    ///
+    /// # Errors
+    /// As [`Mlp::fit`].
+    pub fn choose(features: ArrayView2<f32>, examples: &Examples, config: &MlpConfig) -> Result<Mlp> {
+        let [first, rest @ ..] = DECAYS;
+        let fit = |weight_decay| Mlp::fit(features, examples, &MlpConfig { weight_decay, ..*config });
+        let mut best = fit(first)?;
+        for weight_decay in rest {
+            let other = fit(weight_decay)?;
+            if other.valid_loss < best.valid_loss {
+                best = other;
+            }
+        }
+        Ok(best)
+    }
+
     /// Fits on the training tracks, from `features` `[tracks, features]`, until the validation tracks gain no more.
     ///
     /// # Errors
@@ -88,7 +110,8 @@ impl Mlp {
             let missed = forward(weights, x.select(Axis(0), valid), None).pop().expect("four layers") - &valid_targets;
             missed.iter().map(|&m| f64::from(m).powi(2)).sum::<f64>() / valid.len() as f64
         };
-        let mut best = Mlp { valid_loss: judge(&fresh), weights: fresh.clone(), best_epoch: 0 };
+        let weight_decay = config.weight_decay;
+        let mut best = Mlp { valid_loss: judge(&fresh), weights: fresh.clone(), weight_decay, best_epoch: 0 };
         let mut state = State::new(fresh);
         let mut order = train.to_vec();
         let mut number = 0;
@@ -103,7 +126,7 @@ impl Mlp {
                     optimiser: Optimiser::AdamW,
                     learning_rate: config.learning_rate,
                     momentum: 0.9,
-                    weight_decay: config.weight_decay,
+                    weight_decay,
                     // The average of some ten passes over 500 tracks, as the network's.
                     average: 0.99,
                     number,
@@ -114,7 +137,7 @@ impl Mlp {
             }
             let valid_loss = judge(&state.average);
             if valid_loss < best.valid_loss {
-                best = Mlp { weights: state.average.clone(), best_epoch: epoch, valid_loss };
+                best = Mlp { weights: state.average.clone(), weight_decay, best_epoch: epoch, valid_loss };
             }
             if epoch >= best.best_epoch + config.patience {
                 break;
@@ -258,7 +281,7 @@ mod tests {
                     / 5.0
             };
             let found = gradients(&weights, x.clone(), &y, &counts, masks.as_ref());
-            for slice in 0..6 {
+            for (slice, found) in found.iter().enumerate() {
                 for at in [0, 2] {
                     let moved = |by: f32| {
                         let mut weights = weights.clone();
@@ -267,8 +290,8 @@ mod tests {
                     };
                     // Further would step over the kink of a ReLU.
                     let expected = (moved(1e-3) - moved(-1e-3)) / 2e-3;
-                    let error = (f64::from(found[slice][at]) - expected).abs();
-                    assert!(error < 5e-3 * (1.0 + expected.abs()), "{slice} {at}: {} {expected}", found[slice][at]);
+                    let error = (f64::from(found[at]) - expected).abs();
+                    assert!(error < 5e-3 * (1.0 + expected.abs()), "{slice} {at}: {} {expected}", found[at]);
                 }
             }
         }
@@ -300,5 +323,13 @@ mod tests {
         let with_dropout = MlpConfig { dropout: 0.5, hidden: 300, ..config };
         assert_eq!(fit(1, with_dropout), fit(3, with_dropout));
         assert!(Mlp::fit(x.view(), &examples, &MlpConfig { dropout: 1.0, ..config }).is_err());
+
+        // Of few tracks: what is chosen is what did best.
+        let few = Examples { train: &train[..60], ..examples };
+        let losses = DECAYS
+            .map(|weight_decay| Mlp::fit(x.view(), &few, &MlpConfig { weight_decay, ..config }).unwrap().valid_loss);
+        let chosen = Mlp::choose(x.view(), &few, &config).unwrap();
+        let place = DECAYS.iter().position(|d| *d == chosen.weight_decay).unwrap();
+        assert!(losses.iter().enumerate().all(|(i, loss)| i == place || *loss > losses[place]), "{place} {losses:?}");
     }
 }
