@@ -47,6 +47,18 @@ pub fn copy_crop(window: ArrayView2<f32>, first: usize, mut crop: ArrayViewMut2<
     Ok(())
 }
 
+#[test]
+fn a_crop_is_a_part_of_its_window_or_refused() {
+    let window = Array2::from_shape_fn((10, 2), |(t, m)| (t * 2 + m) as f32);
+    let mut crop = Array2::zeros((4, 2));
+    copy_crop(window.view(), 6, crop.view_mut()).unwrap();
+    assert_eq!(crop, window.slice(s![6.., ..]));
+    for (first, shape) in [(7, (4, 2)), (0, (11, 2)), (0, (4, 3))] {
+        let refused = copy_crop(window.view(), first, Array2::zeros(shape).view_mut()).unwrap_err();
+        assert!(matches!(refused, Error::Mismatch { .. }), "{refused}");
+    }
+}
+
 /// Changes made to what the network hears (never to what it is judged by). All off by default, as in the post; with
 /// few tracks they are worth trying.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
