@@ -208,6 +208,9 @@ fn every_stage_keeps_to_the_split() {
     let (code, _, stderr) = run(folder, &[&warm[..], &["factors-track"], &SMALL].concat());
     assert!(code == 2 && stderr.contains("rule=artist") && stderr.contains("rule=track"), "{stderr}");
     assert_eq!(run(folder, &[&warm[..], &["factors-artist"], &SMALL].concat()).0, 0);
+    let align = ["factors", "align", "factors-artist", "--to", "factors-track", "--out", "aligned"];
+    assert_eq!(run(folder, &align).0, 0);
+    assert_eq!(lines("aligned/split.csv"), lines("factors-artist/split.csv"));
     fs::copy(folder.join("data/splits/time.csv"), folder.join("factors-artist/split.csv")).unwrap();
     let train = ["train", "--data", "data", "--factors", "factors-artist", "--out", "mixed"];
     let (code, _, stderr) = run(folder, &[&train[..], &SMALL].concat());

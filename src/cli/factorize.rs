@@ -95,9 +95,6 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
         Some(folder) => on_disk(&args, &context, &reading, split.as_ref(), folder)?,
         None => in_memory(&args, &context, &reading, split.as_ref())?,
     };
-    if let Some(kept) = &split {
-        kept.split.save(&args.out.join(SPLIT))?;
-    }
     done.checkpoints.iter().try_for_each(|dir| Checkpoint::remove(dir))?;
     write_toml(&args.out.join("config.toml"), config)?;
     if context.json {
@@ -154,6 +151,19 @@ pub fn split_of(dir: &Path, factors: &Factors) -> Result<Option<TrackSplit>> {
         return Err(Error::mismatch(format!("{} and the factors beside it", path.display()), "the same split", found));
     }
     Ok(Some(split))
+}
+
+/// Puts the split of factors into their folder, or takes that of earlier ones away. Before the factors: those that lie there
+/// when a crash comes in between do not fit it, or are of the same split.
+pub fn keep_split(dir: &Path, split: Option<&TrackSplit>) -> Result<()> {
+    let path = dir.join(SPLIT);
+    if let Some(split) = split {
+        return split.save(&path);
+    }
+    match std::fs::remove_file(&path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(&path)(e)),
+        _ => Ok(()),
+    }
 }
 
 /// A split, and what it has kept from the fit.
@@ -265,7 +275,7 @@ fn in_memory(args: &Args, context: &Context, reading: &EventsConfig, split: Opti
     };
     factors.held_out = held_out;
     let drift = earlier.as_ref().map(|earlier| factors.align(earlier)).transpose()?;
-    forget_split(&args.out)?;
+    keep_split(&args.out, split.map(|kept| &kept.split))?;
     factors.save(&args.out)?;
     Ok(Done {
         is_same_space: earlier.is_some_and(|earlier| earlier.space == factors.space),
@@ -293,15 +303,6 @@ fn start_from(dir: &Path, split: Option<&Kept>) -> Result<Factors> {
         }
     }
     Ok(earlier)
-}
-
-/// Takes the split of earlier factors away before others take their place.
-fn forget_split(dir: &Path) -> Result<()> {
-    let path = dir.join(SPLIT);
-    match std::fs::remove_file(&path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(&path)(e)),
-        _ => Ok(()),
-    }
 }
 
 /// The name of a run on disk: with another split it is another run.
@@ -350,7 +351,7 @@ fn on_disk(
         watch.after(progress.iteration, progress.loss, &|| progress.save(&checkpoints, &run))
     });
     let fitted = watch.end(fitted)?;
-    forget_split(&args.out)?;
+    keep_split(&args.out, split.map(|kept| &kept.split))?;
     fitted.save(&args.out)?;
     Ok(Done {
         space: fitted.factors().space.clone(),

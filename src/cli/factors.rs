@@ -3,7 +3,7 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
-use super::factorize::read_interactions;
+use super::factorize::{keep_split, read_interactions, split_of};
 use super::{Context, count, print_json, print_line};
 use crate::error::Result;
 use crate::factors::{Factors, Format, Names};
@@ -98,11 +98,13 @@ enum What {
 pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     let mut drift = None;
     let (factors, out) = match args.what {
-        What::Align { factors, to, out } => {
-            let mut factors = Factors::load(&factors)?;
+        What::Align { factors: dir, to, out } => {
+            let mut factors = Factors::load(&dir)?;
+            let split = split_of(&dir, &factors)?;
             context.config.als.check()?;
             factors.config.same_space = context.config.als.same_space;
             drift = Some(factors.align(&Factors::load(&to)?)?);
+            keep_split(&out, split.as_ref())?;
             factors.save(&out)?;
             (factors, out)
         }
@@ -120,6 +122,7 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
                 let plays = |track| data.tracks.number(track).map_or(0, |n| data.plays[n as usize]);
                 factors.plays = factors.tracks.iter().map(plays).collect();
             }
+            keep_split(&out, None)?;
             factors.save(&out)?;
             (factors, out)
         }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use super::factorize::read_reported;
 use super::{Context, count, exit_code, print_json, print_line, progress};
 use crate::audio::{EXCERPT_FRAMES, FrontEnd, Listening, SpectrogramCache};
-use crate::data::{ListenedTo, Prepared, hear_all, prepare, read_failures, write_failures};
+use crate::data::{ListenedTo, Settings, hear_all, prepare, read_failures, write_failures};
 use crate::error::{Error, Result};
 use crate::inputs::{Input, read_manifest, walk};
 
@@ -83,7 +83,7 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     for failure in &hearing.failures {
         tracing::warn!("{}: {}", failure.path.display(), failure.reason);
     }
-    let settings = Prepared {
+    let settings = Settings {
         out: &args.out,
         cache: &args.cache,
         front_end: &front_end,

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use ndarray::{Array2, ArrayViewMut2};
 use serde::{Deserialize, Serialize};
 
-pub use prepare::{Failure, Hearing, ListenedTo, Prepared, hear_all, prepare, read_failures, write_failures};
+pub use prepare::{Failure, Hearing, ListenedTo, Settings, hear_all, prepare, read_failures, write_failures};
 pub use report::{Report, SplitReport};
 
 use crate::artefact::{file_hash, read_sealed_toml};

@@ -205,7 +205,7 @@ impl ListenedTo {
 }
 
 /// Where and how a data set is made.
-pub struct Prepared<'a> {
+pub struct Settings<'a> {
     /// The folder of the data set.
     pub out: &'a Path,
     /// The folder that the cache is in.
@@ -221,7 +221,7 @@ pub struct Prepared<'a> {
 ///
 /// # Errors
 /// `Io`; `Mismatch` where nobody listened to any track that was heard.
-pub fn prepare(hearing: Hearing, listened_to: ListenedTo, settings: &Prepared) -> Result<Report> {
+pub fn prepare(hearing: Hearing, listened_to: ListenedTo, settings: &Settings) -> Result<Report> {
     settings.split.check()?;
     let out = settings.out;
     let plays = listened_to.finish()?;
