@@ -106,6 +106,7 @@ fi
 say "measuring"
 "$venv/bin/python" "$here/measure.py" "$work" "$ours" "$bare" "$bliss" >"$work/results.jsonl"
 "$venv/bin/python" "$here/network.py" --rounds 4 --batches 1 32 --beside "$network --json" >"$work/network.jsonl"
+"$venv/bin/python" "$here/train.py" --beside "$network --train" >"$work/train.jsonl"
 {
     echo "## Front end: file to 599×128 log-mel"
     echo
@@ -114,4 +115,8 @@ say "measuring"
     echo "## Network"
     echo
     "$venv/bin/python" "$here/table.py" --network "$work/network.jsonl"
+    echo
+    echo "## Training"
+    echo
+    sed 's/^/    /' "$work/train.jsonl"
 } | tee "$work/table.md"
