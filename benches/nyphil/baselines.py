@@ -75,7 +75,7 @@ def main():
                 positives[row["user"]].add(row["track"])
     new = sorted(set().union(*positives.values()))
     place = {id: i for i, id in enumerate(new)}
-    listeners = [u for u in positives if u in users and split(u, SEED ^ 0x75736572) >= 0.5]
+    listeners = [u for u in positives if u in users and split(u, SEED ^ 0x7573657273) >= 0.5]
 
     works, _ = read(args.programmes, 9999)
     composer = lambda id: works[id].composer
@@ -104,7 +104,6 @@ def main():
         "random": np.zeros(len(new)),
         "popularity of the composer, works with sound": popularity(with_sound),
         "popularity of the composer, all works": popularity(by_composer),
-        "mean of all": np.tile(unit(everything), (len(new), 1)),
         "composer mean": means(composer),
         "kind mean": means(kind),
         "composer and kind": unit(means(composer) + means(kind)),

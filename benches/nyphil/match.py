@@ -91,7 +91,7 @@ ALIASES = [
 ]
 
 # Files that were looked at and are not what they are called, or not what the rules took them for.
-WRONG = re.compile(r"Schumann_Im_Wunderschonen_Monat_Mai_Op39|Slavonic Dance No\.10|Chelsea Notebook|Bwv052[89] Sonate en trio|romantic_pieces_op75")
+WRONG = re.compile(r"Monat.Mai.Op39|Slavonic.Dance.No\.?10|Chelsea.Notebook|Bwv052[89].Sonate|romantic.pieces.op75|Leonore", re.I)
 
 STOP = set("""the and of for in on to from a an der die das des la le les il et un une von del di da du de los el with by
 major minor flat sharp no op opus mov movement movements mvt old new first second third part act aria air chorus scene finale orchestra orch solo
@@ -111,7 +111,7 @@ def facts(text, work):
     flat = re.sub(r"\b(moz)k(\d+)[a-z]?\b", r"k \2", flat)
     flat = re.sub(r"\b(tch|men|brahms|beet|schub|chop)[a-z]*op(\d+)[a-z]?\b", r"op \2", flat)
     flat = re.sub(r"([a-z])0*(\d)", r"\1 \2", flat)
-    flat = re.sub(r"\b(\d+)(?:st|nd|rd|th)\b", r"no \1", flat)
+    flat = re.sub(r"\b(\d+)(?:st|nd|rd|th)\b(?! *mov)", r"no \1", flat)
     flat = re.sub(r"(\d)([a-z])", r"\1 \2", flat)
     catalogue = set()
     patterns = {"op": r"\bop(?:us)? (\d+)(?: ([ab])\b)?", "k": r"\bkv? (\d+)(?: ([a-h])\b)?", "bwv": r"\bbwv (\d+)", "hwv": r"\bhwv (\d+)", "rv": r"\brv (\d+)",
@@ -262,8 +262,9 @@ def main():
             found = []
             for work in candidates[surname]:
                 verdict = judge(work, said) if surname != "strauss" or not said["catalogue"] else None
-                if verdict is None and aliases and plain(works[work["id"]].title).startswith(aliases) and not (work["catalogue"] and said["catalogue"]):
-                    verdict = (1.6 if plain(works[work["id"]].title) in aliases else 1.5, "alias")
+                title = plain(works[work["id"]].title)
+                if aliases and title.startswith(aliases) and not (work["catalogue"] and said["catalogue"]):
+                    verdict = max(verdict or (0, ""), (1.6 if title in aliases else 1.5, "alias"))
                 if verdict:
                     found.append((*verdict, plays[work["id"]], work))
             if not found:

@@ -38,7 +38,7 @@ def events_of(path):
     for message in midi:  # merged, with the times in seconds that the tempo changes give
         now += message.time
         if hasattr(message, "channel"):
-            out.append((now, message.copy(time=0)))
+            out.append((now, message))
     return out
 
 
