@@ -42,7 +42,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// The defaults, changed by the file, changed by `stage.name=value` pairs.
+    /// The defaults, changed by the file, changed by `stage.name=value` pairs (`train.augment.mixup=0.2` goes one section deeper).
     ///
     /// # Errors
     /// `Format` or `Invalid` naming the setting that does not exist, has the wrong type or, of listening, ingestion
@@ -54,17 +54,20 @@ impl Config {
         };
         for set in sets {
             let (name, text) = set.split_once('=').unwrap_or((set, ""));
-            let (stage, field) = name
-                .split_once('.')
+            let (sections, field) = name
+                .rsplit_once('.')
                 .filter(|_| set.contains('='))
                 .ok_or_else(|| Error::invalid("--set", "STAGE.NAME=VALUE", set))?;
             // A value is TOML where it reads as TOML (30, 0.5, true, [1, 2]), else text.
             let value = text.parse::<Value>().unwrap_or_else(|_| Value::String(text.into()));
-            let section = table.entry(stage).or_insert_with(|| Value::Table(Table::new()));
-            match section {
-                Value::Table(section) => section.insert(field.into(), value),
-                _ => return Err(Error::invalid(format!("setting {stage}"), "a section", "a value")),
-            };
+            let mut at = &mut table;
+            for name in sections.split('.') {
+                at = match at.entry(name).or_insert_with(|| Value::Table(Table::new())) {
+                    Value::Table(section) => section,
+                    _ => return Err(Error::invalid(format!("setting {sections}"), "a section", "a value")),
+                };
+            }
+            at.insert(field.into(), value);
         }
         let source = file.map_or("--set".to_string(), |f| f.display().to_string());
         let config: Config = Value::Table(table)
@@ -88,8 +91,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("c.toml");
         std::fs::write(&path, "[als]\niterations = 3\n[ingest]\nbatch = 8\n").unwrap();
-        let config = Config::load(Some(&path), &["als.iterations=7".into()]).unwrap();
-        assert_eq!((config.als.iterations, config.ingest.batch), (7, 8));
+        let sets = ["als.iterations=7".into(), "train.augment.mixup=0.5".into()];
+        let config = Config::load(Some(&path), &sets).unwrap();
+        assert_eq!((config.als.iterations, config.ingest.batch, config.train.augment.mixup), (7, 8, 0.5));
         assert_eq!(config.index, IndexConfig::default());
         let again: Config = toml::from_str(&toml::to_string(&config).unwrap()).unwrap();
         assert_eq!(again, config, "what is saved with a result loads again");

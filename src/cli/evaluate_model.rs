@@ -294,13 +294,13 @@ impl Scoring<'_> {
                 role: Role::Network,
             });
             if !with_artist.is_empty() {
-                let cosine = Some(artist_cosines.iter().sum::<f64>() / artist_cosines.len() as f64);
-                let name =
-                    if names.len() == 1 { "network + artist".into() } else { format!("network {name} + artist") };
                 let heads = models.iter().filter(|(_, m)| m.config.name == *name).filter_map(|(_, m)| m.config.artist);
                 let heads =
                     heads.map(|h| format!("attention {:.1}, half {:.1}, share {:.2}", h.attention, h.half, h.share));
                 let note = Some(heads.collect::<Vec<_>>().join("; "));
+                let cosine = Some(artist_cosines.iter().sum::<f64>() / artist_cosines.len() as f64);
+                let name =
+                    if names.len() == 1 { "network + artist".into() } else { format!("network {name} + artist") };
                 table.push(Method { name, study: Study::mean_of(with_artist)?, cosine, note, role: Role::Network });
             }
         }
