@@ -272,8 +272,9 @@ fn through_network(model: &Model, batch: Vec<Waiting>, threads: u32, done: &mut 
     let started = Instant::now();
     let tracks: Vec<(&Path, &[Array2<f32>])> = batch.iter().map(|w| (w.path.as_path(), &w.mels[..])).collect();
     let said = model.hear_tracks(&tracks)?;
-    let predictions: Vec<Prediction> =
-        (said.outer_iter()).map(|said| model.config.prediction(&said.to_vec(), &[])).collect::<Result<_>>()?;
+    let predictions: Vec<Prediction> = (batch.iter().zip(said.outer_iter()))
+        .map(|(w, said)| model.config.prediction(&said.to_vec(), w.mels.len(), &[]))
+        .collect::<Result<_>>()?;
     done.times.network += started.elapsed() * threads;
     let row = |(w, p): (Waiting, Prediction)| {
         let row = Row { track: w.track, path: w.path, vector: p.vector, confidence: p.confidence, lost: w.lost };
@@ -319,7 +320,8 @@ mod tests {
             encoder,
             front_end: FrontEnd::default(),
             artist: None,
-            confidence: None,
+            confidence: Vec::new(),
+            held_out: String::new(),
             training: Default::default(),
             scores: Default::default(),
         };

@@ -536,7 +536,8 @@ impl Batch<'_> {
             let TrackInfo { released, language, explicit, regions, .. } = before.info.clone();
             info = info.or(TrackInfo { released, language, explicit, regions, ..TrackInfo::default() });
         }
-        let predicted = predict(self.store, &self.model.config, id, &info, said)?;
+        let heard_as = (said, self.maker.windows as usize);
+        let predicted = predict(self.store, &self.model.config, id, &info, heard_as)?;
         let played = before.filter(|t| t.plays > 0);
         Ok(Track {
             id: id.clone(),
@@ -564,14 +565,14 @@ impl Batch<'_> {
     }
 }
 
-/// What to serve of a track until somebody plays it, given what the network said of its sound and what the catalogue
-/// knows of its artist.
+/// What to serve of a track until somebody plays it, given what the network said of so many windows of its sound and what
+/// the catalogue knows of its artist.
 pub(crate) fn predict(
     store: &Store,
     model: &ModelConfig,
     id: &TrackId,
     info: &TrackInfo,
-    said: &[f32],
+    (said, windows): (&[f32], usize),
 ) -> Result<Prediction> {
     let head = model.artist.unwrap_or_default();
     let songs = match info.artist_or_album() {
@@ -581,7 +582,7 @@ pub(crate) fn predict(
     let songs = songs.iter().filter(|song| song.id != *id);
     let songs: Vec<Known> =
         songs.map(|song| Known { vector: &song.vector, evidence: head.evidence(song.plays) }).collect();
-    model.prediction(said, &songs)
+    model.prediction(said, windows, &songs)
 }
 
 fn file_of(job: &Job, content: &str, id: &TrackId) -> Change {
@@ -652,11 +653,13 @@ mod tests {
             space_json: String::new(),
             encoder,
             front_end: FrontEnd::default(),
-            artist: Some(ArtistHead { attention: 2.0, half: 1.0, share: 0.8, half_evidence: 10.0 }),
-            confidence: Some(Confidence {
+            artist: Some(ArtistHead { attention: 2.0, half: 1.0, share: 0.8, scale: 1.0, half_evidence: 10.0 }),
+            confidence: vec![Confidence {
+                windows: 1,
                 sound: Calibration { intercept: 0.25, slope: 0.0, margin: 0.1 },
                 artist: Calibration { intercept: 0.5, slope: 0.25, margin: 0.1 },
-            }),
+            }],
+            held_out: String::new(),
             training: Default::default(),
             scores: Default::default(),
         };
@@ -823,7 +826,7 @@ mod tests {
         assert_eq!((Some(&bob.vector), bob.confidence), (bob.predicted.as_ref(), Some(0.25)));
         // As the model joins what was kept.
         let said: Vec<f32> = sound.iter().map(|x| x * length).collect();
-        let again = model(1.0).config.prediction(&said, &[Known { vector: &taught, evidence: 0.9 }]).unwrap();
+        let again = model(1.0).config.prediction(&said, 1, &[Known { vector: &taught, evidence: 0.9 }]).unwrap();
         assert!(again.vector.iter().zip(&ann.vector).all(|(a, b)| (a - b).abs() < 1e-6));
         assert!((again.confidence.unwrap() - ann.confidence.unwrap()).abs() < 1e-6 && ann.confidence != Some(0.25));
     }

@@ -201,8 +201,8 @@ fn spectrograms(
 fn heard(model: &Model, listening: &Listening, track: Track, said: &[f32], served: Option<&Store>) -> Result<Track> {
     let played = served.is_some() && track.plays > 0;
     let predicted = match served {
-        Some(store) => predict(store, &model.config, &track.id, &track.info, said)?,
-        None => model.config.prediction(said, &[])?,
+        Some(store) => predict(store, &model.config, &track.id, &track.info, (said, listening.segments))?,
+        None => model.config.prediction(said, listening.segments, &[])?,
     };
     Ok(Track {
         model: Some(model.id()),
@@ -242,7 +242,8 @@ mod tests {
             encoder,
             front_end: FrontEnd::default(),
             artist: None,
-            confidence: None,
+            confidence: Vec::new(),
+            held_out: String::new(),
             training: Default::default(),
             scores: Default::default(),
         };

@@ -166,6 +166,12 @@ fn read_fit(_: &Small, folder: &Path, answers: &mut Answers) {
 struct Noise;
 
 impl Spectrograms for Noise {
+    fn id(&self) -> String {
+        "noise".into()
+    }
+    fn name(&self, track: usize) -> String {
+        track.to_string()
+    }
     fn len(&self) -> usize {
         12
     }

@@ -17,18 +17,22 @@ use serde_json::Value;
 const SMALL: &str = "[encoder]\nchannels = [8, 8, 8, 8]\ndense = [16, 16]\n\
                      [train]\nepochs = 4\nbatch_size = 4\nlearning_rate = 0.01\nworkers = 2\ncheckpoint_seconds = 0.0\n";
 
-const TRAIN: &[&str] =
-    &["train", "--factors", "factors", "--audio", "tracks.csv", "--cache", "cache", "--config", "small.toml"];
+const TRAIN: &[&str] = &["train", "--factors", "factors", "--data", "data", "--config", "small.toml"];
 
-/// A folder with songs, a manifest, factors of them, and the recipe [`SMALL`].
+/// A folder with a data set of songs, factors of them, and the recipe [`SMALL`].
 fn world() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     music(dir.path(), SONGS);
     let mut manifest = String::from("path,id,artist\n");
+    let mut events = String::from("time,user,track\n");
     for i in 0..SONGS {
+        events += &format!("{},user-{},song-{i}\n", 1_700_000_000 + i * 86_400, i % 5);
         manifest += &format!("music/album {}/song {i:03}.wav,song-{i},artist {}\n", i / 10, i % 2);
     }
     fs::write(dir.path().join("tracks.csv"), manifest).unwrap();
+    fs::write(dir.path().join("events.csv"), events).unwrap();
+    let prepare = ["prepare", "--audio", "tracks.csv", "--events", "events.csv", "--out", "data", "--cache", "cache"];
+    json(dir.path(), 0, &[&prepare[..], &["--json"]].concat());
     fs::write(dir.path().join("small.toml"), SMALL).unwrap();
     factors("space-one").save(&dir.path().join("factors")).unwrap();
     dir
@@ -128,7 +132,7 @@ fn ctrl_c_saves_the_step_that_it_arrives_at() {
 }
 
 #[test]
-fn recipes_that_do_not_fit_are_refused_before_anything_is_heard() {
+fn recipes_that_do_not_fit_are_refused_before_anything_is_made() {
     let dir = world();
     for (recipe, says) in [
         ("[encoder]\ndimensions = 39", "dimensions"),
@@ -146,8 +150,7 @@ fn recipes_that_do_not_fit_are_refused_before_anything_is_heard() {
         ("[train\nepochs = 3", "bad.toml"),
     ] {
         fs::write(dir.path().join("bad.toml"), recipe).unwrap();
-        let arguments =
-            ["train", "--config", "bad.toml", "--factors", "factors", "--audio", "tracks.csv", "--out", "run"];
+        let arguments = ["train", "--config", "bad.toml", "--factors", "factors", "--data", "data", "--out", "run"];
         let (code, stdout, stderr) = run(dir.path(), &arguments);
         assert!(code == 2 && stdout.is_empty() && stderr.contains(says), "{recipe}: {stderr}");
     }
@@ -155,7 +158,7 @@ fn recipes_that_do_not_fit_are_refused_before_anything_is_heard() {
     assert!(code == 2 && stderr.contains("no such run to resume: run"), "{stderr}");
     let (code, _, stderr) = run_training(dir.path(), &["--out", "run", "--init", "nothing"]);
     assert!(code == 2 && stderr.contains("nothing"), "{stderr}");
-    assert!(!dir.path().join("run").exists() && !dir.path().join("cache").exists(), "nothing was made");
+    assert!(!dir.path().join("run").exists(), "nothing was made");
 }
 
 #[test]
@@ -190,10 +193,8 @@ fn few_labels_a_teacher_and_a_start() {
         "train",
         "--factors",
         "others",
-        "--audio",
-        "tracks.csv",
-        "--cache",
-        "cache",
+        "--data",
+        "data",
         "--config",
         "small.toml",
         "--out",
@@ -207,7 +208,7 @@ fn few_labels_a_teacher_and_a_start() {
     assert!(code == 2 && stderr.contains("the teacher and the factors do not fit together"), "{stderr}");
 
     // Pre-training needs no factors, and makes a start.
-    let pretrain = ["pretrain", "--audio", "tracks.csv", "--cache", "cache", "--config", "small.toml", "--json"];
+    let pretrain = ["pretrain", "--data", "data", "--config", "small.toml", "--json"];
     let lines = json(dir.path(), 0, &[&pretrain[..], &["--out", "pre", "--set", "encoder.dimensions=16"]].concat());
     assert!(lines.len() == 5 && lines[4]["best"]["valid_mrr"].as_f64().unwrap() > 0.0, "{lines:?}");
     trained(dir.path(), &["--out", "started", "--init", "pre"]);

@@ -2,13 +2,12 @@
 //! learned from the validation tracks, which the network was not trained on.
 
 use std::collections::HashMap;
-use std::path::Path;
 
-use ndarray::{Array2, ArrayView2, Axis};
+use ndarray::{Array1, Array2, ArrayView2, Axis};
 
 use crate::encoder::artist::{Examples, MOST, cosine};
 use crate::encoder::embed::normalise;
-use crate::encoder::{ArtistHead, BATCH, Calibration, Confidence, Known, Model};
+use crate::encoder::{ArtistHead, Calibration, Confidence, Known};
 use crate::error::Result;
 use crate::store::TrackInfo;
 
@@ -27,36 +26,35 @@ pub struct Tracks<'a> {
     pub training: &'a [usize],
     pub validation: &'a [usize],
     pub half_evidence: f32,
+    /// Whether the length of the network's answer says how sure it is.
+    pub lengths_tell: bool,
 }
 
-/// What came of it, as mean cosines over the validation tracks (which it was made on).
+/// What came of it.
 pub struct Calibrated {
     pub head: Option<ArtistHead>,
-    pub confidence: Confidence,
-    /// With the sound alone, and with the artist's songs.
+    pub confidence: Vec<Confidence>,
+    /// Mean cosines over the validation tracks, which it was made on: with the sound alone, and with the artist's songs.
     pub cosines: (f64, f64),
     /// Validation tracks whose artist has other songs.
     pub with_songs: usize,
 }
 
-/// Trains the artist head and calibrates confidence. `window` gives the spectrogram `[frames, mel_bands]` of a track, as
-/// the network hears it.
+/// Trains the artist head, and calibrates confidence for each of some numbers of windows. `said`: that number, and what the
+/// network says of the validation tracks `[validation, d]`, the mean over so many windows; the first trains the head.
 ///
 /// # Errors
-/// Those of `window`, and of the network.
-pub fn calibrate(
-    model: &Model,
-    tracks: &Tracks,
-    window: &(dyn Fn(usize) -> Result<Array2<f32>> + Sync),
-) -> Result<Calibrated> {
-    let sounds = sounds(model, tracks.validation, window)?;
+/// `Mismatch` or `Invalid` for arrays that do not fit.
+pub fn calibrate(tracks: &Tracks, said: &[(usize, Array2<f32>)]) -> Result<Calibrated> {
+    let first = said.first().map_or_else(|| tracks.targets.slice(ndarray::s![..0, ..]), |(_, sounds)| sounds.view());
+    let scale = if tracks.lengths_tell { 1.0 } else { 1.0 / median_length(first) };
     let unit: HashMap<usize, Vec<f32>> = (tracks.training.iter())
         .filter_map(|&track| {
             let mut vector = tracks.targets.row(track).to_owned();
             normalise(vector.view_mut()).then(|| (track, vector.to_vec()))
         })
         .collect();
-    let blank = ArtistHead { half_evidence: tracks.half_evidence, ..ArtistHead::default() };
+    let blank = ArtistHead { scale, half_evidence: tracks.half_evidence, ..ArtistHead::default() };
     let mut by_artist: HashMap<&str, Vec<Known>> = HashMap::new();
     for track in tracks.training {
         if let (Some(artist), Some(vector)) = (tracks.infos[*track].artist_or_album(), unit.get(track)) {
@@ -74,41 +72,40 @@ pub fn calibrate(
     let songs: Vec<Vec<Known>> = tracks.validation.iter().map(songs_of).collect();
     let targets = tracks.targets.select(Axis(0), tracks.validation);
     let weights: Vec<f32> = tracks.validation.iter().map(|&track| tracks.weights[track]).collect();
-    let examples = Examples { sounds: sounds.view(), targets: targets.view(), weights: &weights, songs: &songs };
+    let examples = Examples { sounds: first, targets: targets.view(), weights: &weights, songs: &songs };
     let with_songs = songs.iter().filter(|songs| !songs.is_empty()).count();
-    let head = if with_songs >= ENOUGH { Some(ArtistHead::fit(&examples, tracks.half_evidence)?) } else { None };
+    let head = if with_songs >= ENOUGH { Some(ArtistHead::fit(&examples, blank)?) } else { None };
 
-    let fit = |head: &ArtistHead, which: &dyn Fn(usize) -> bool| {
+    let fit = |sounds: &Array2<f32>, head: &ArtistHead, which: &dyn Fn(usize) -> bool| {
         let (mut lengths, mut cosines, mut counts) = (Vec::new(), Vec::new(), Vec::new());
         for i in (0..songs.len()).filter(|&i| which(i)) {
-            let said = ndarray::Array1::from(head.join(&sounds.row(i).to_vec(), &songs[i]));
+            let said = Array1::from(head.join(&sounds.row(i).to_vec(), &songs[i]));
             lengths.push(said.dot(&said).sqrt());
             cosines.push(cosine(said.view(), targets.row(i)) as f32);
             counts.push(weights[i]);
         }
-        Calibration::fit(&lengths, &cosines, &counts)
+        // Of one track there is nothing to be learned.
+        let enough = counts.iter().filter(|w| **w > 0.0).count() >= 2;
+        enough.then(|| Calibration::fit(&lengths, &cosines, &counts)).transpose()
     };
-    let sound = fit(&blank, &|_| true)?;
-    let artist = match &head {
-        Some(head) => fit(head, &|i| !songs[i].is_empty())?,
-        None => sound,
+    let mut confidence = Vec::new();
+    for (windows, sounds) in said {
+        let Some(sound) = fit(sounds, &blank, &|_| true)? else { continue };
+        let artist = match &head {
+            Some(head) => fit(sounds, head, &|i| !songs[i].is_empty())?.unwrap_or(sound),
+            None => sound,
+        };
+        confidence.push(Confidence { windows: *windows, sound, artist });
+    }
+    let cosines = match songs.is_empty() {
+        true => (0.0, 0.0),
+        false => (examples.cosine(&blank), examples.cosine(&head.unwrap_or(blank))),
     };
-    let cosines = (examples.cosine(&blank), examples.cosine(&head.unwrap_or(blank)));
-    Ok(Calibrated { head, confidence: Confidence { sound, artist }, cosines, with_songs })
+    Ok(Calibrated { head: head.or((scale != 1.0).then_some(blank)), confidence, cosines, with_songs })
 }
 
-/// What the network says of these tracks, `[n, d]`, a batch at a time.
-fn sounds(
-    model: &Model,
-    tracks: &[usize],
-    window: &(dyn Fn(usize) -> Result<Array2<f32>> + Sync),
-) -> Result<Array2<f32>> {
-    let mut sounds = Array2::zeros((tracks.len(), model.config.encoder.dimensions));
-    for (block, mut to) in tracks.chunks(BATCH).zip(sounds.axis_chunks_iter_mut(Axis(0), BATCH)) {
-        let mels: Vec<[Array2<f32>; 1]> = block.iter().map(|&track| Ok([window(track)?])).collect::<Result<_>>()?;
-        let tracks: Vec<(&Path, &[Array2<f32>])> =
-            mels.iter().map(|mel| (Path::new("a validation track"), &mel[..])).collect();
-        to.assign(&model.hear_tracks(&tracks)?);
-    }
-    Ok(sounds)
+fn median_length(sounds: ArrayView2<f32>) -> f32 {
+    let mut lengths: Vec<f32> = sounds.outer_iter().map(|row| row.dot(&row).sqrt()).filter(|l| *l > 0.0).collect();
+    lengths.sort_unstable_by(f32::total_cmp);
+    lengths.get(lengths.len() / 2).copied().unwrap_or(1.0)
 }

@@ -6,6 +6,7 @@ use ndarray::{Array2, Axis};
 use serde_json::json;
 
 use super::evaluate::{held_out_events, network};
+use super::evaluate_model::require_held_out;
 use super::{Context, model_folder, print_json, print_line};
 use crate::artefact::atomic_write;
 use crate::data::DataSet;
@@ -61,6 +62,7 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     let model = Model::load(&model_folder(args.model.as_deref())?)?;
     let factors = Factors::load(&args.factors)?;
     factors.space.require("the factors' space and the model's", &model.config.space)?;
+    require_held_out(&factors, &model.config)?;
     if factors.held_out.is_empty() {
         return Err(Error::invalid(
             args.factors.display(),

@@ -16,7 +16,7 @@ use crate::data::DataSet;
 use crate::encoder::artist::MOST;
 use crate::encoder::baseline::{BagOfWords, Examples, Mlp, MlpConfig, bag_of_words, catalogue, mean_mel, mfcc};
 use crate::encoder::confidence::SURE;
-use crate::encoder::{Known, LinearBaseline, Model, Prediction};
+use crate::encoder::{Known, LinearBaseline, Model, ModelConfig, Prediction, held_out_hash};
 use crate::error::{Error, Result};
 use crate::eval::report::{self, Method, Report, Role};
 use crate::eval::{self};
@@ -38,6 +38,7 @@ pub fn run(args: &ModelArgs, context: &Context) -> Result<ExitCode> {
     let factors = Factors::load(&args.factors)?;
     for (_, model) in &models {
         factors.space.require("the factors' space and the model's", &model.config.space)?;
+        require_held_out(&factors, &model.config)?;
     }
     if factors.held_out.is_empty() {
         return Err(Error::invalid(
@@ -109,6 +110,22 @@ pub fn run(args: &ModelArgs, context: &Context) -> Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// That the model was trained without the tracks that these factors hold out: what it was taught it would know.
+///
+/// # Errors
+/// `Mismatch` where it was trained on another split.
+pub fn require_held_out(factors: &Factors, model: &ModelConfig) -> Result<()> {
+    let found = held_out_hash(&factors.held_out);
+    match model.held_out.is_empty() || model.held_out == found {
+        true => Ok(()),
+        false => {
+            let what =
+                format!("the tracks that the factors hold out and those that {} was trained without", model.id());
+            Err(Error::mismatch(what, &model.held_out, found))
+        }
+    }
 }
 
 /// The models of these folders; the shipped one where none is named.
@@ -340,7 +357,8 @@ impl Scoring<'_> {
             let songs = heard.inputs[track].info.artist_or_album().and_then(|artist| by_artist.get(artist));
             let ways: [&[Known]; 2] = [&[], songs.map_or(&[], Vec::as_slice)];
             for (sure, songs) in sure.iter_mut().zip(ways) {
-                let Prediction { vector, confidence, .. } = model.config.prediction(&said.to_vec(), songs)?;
+                let Prediction { vector, confidence, .. } =
+                    model.config.prediction(&said.to_vec(), self.args.segments, songs)?;
                 joined.row_mut(i).assign(&ArrayView1::from(&vector));
                 if let Some(confidence) = confidence {
                     sure.0.push(confidence);
@@ -349,7 +367,7 @@ impl Scoring<'_> {
             }
         }
         let mut found = Vec::new();
-        if let Some(c) = model.config.confidence {
+        if let Some(c) = model.config.confidence_of(self.args.segments) {
             let [alone, together] = &sure;
             let bins = (alone.0.len() / 15).clamp(1, 10);
             let of = |(confidences, cosines): &(Vec<f32>, Vec<f32>), margin| {

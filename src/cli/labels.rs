@@ -105,7 +105,9 @@ pub fn teach(
             }
             heard.push(windows);
         }
-        let named: Vec<_> = heard.iter().map(|windows| (Path::new("a training track"), &windows[..])).collect();
+        let names: Vec<PathBuf> = block.iter().map(|&track| audio.name(track).into()).collect();
+        let named: Vec<(&Path, &[Array2<f32>])> =
+            names.iter().zip(&heard).map(|(name, windows)| (name.as_path(), &windows[..])).collect();
         let vectors = teacher.embed_tracks(&named)?;
         block.iter().zip(vectors.outer_iter()).for_each(|(&track, vector)| targets.row_mut(track).assign(&vector));
         bar.inc(block.len() as u64);

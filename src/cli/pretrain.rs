@@ -11,8 +11,9 @@ use super::watch::{Begin, check_recipe, watched};
 use super::{Context, count, print_json, print_line};
 use crate::artefact::write_toml;
 use crate::data::DataSet;
+use crate::encoder::loss::Loss;
 use crate::encoder::{Lesson, Objective};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::eval::{self, Part};
 use crate::factors::Factors;
 use crate::ids::TrackId;
@@ -60,8 +61,22 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
         (Some(dir), Some(factors)) => split_of(dir, factors)?,
         _ => None,
     };
+    if let (Some(split), Some(share)) = (&split, args.validation) {
+        let what = format!("--validation of factors with a split ({})", split.made);
+        return Err(Error::invalid(what, "none: the split has tracks to judge by", share));
+    }
+    let train = &context.config.train;
+    if (train.loss, train.mix) != (Loss::Mse, 0.0) {
+        let found = format!("{:?}, mix {}", train.loss, train.mix);
+        return Err(Error::invalid("train.loss of pre-training, which has one of its own", "none", found));
+    }
     let held_out: HashSet<TrackId> = factors.into_iter().flat_map(|factors| factors.held_out).collect();
     let data = DataSet::open(&args.data, &context.config.listen)?;
+    if data.windows == 1 {
+        tracing::warn!(
+            "one window of each track: its two excerpts share nine tenths of their frames (prepare --windows 6)"
+        );
+    }
     let tracks: Vec<usize> = (0..data.tracks.len()).filter(|&i| !held_out.contains(&data.tracks[i])).collect();
     let left_out = data.tracks.len() - tracks.len();
     let share = args.validation.unwrap_or(0.1);

@@ -7,7 +7,7 @@ use ndarray::{Array2, ArrayViewMut2};
 use serde_json::json;
 
 use super::calibrate::{Tracks, calibrate};
-use super::evaluate::middle;
+use super::evaluate::sounds;
 use super::factorize::split_of;
 use super::labels::{self, Labelled};
 use super::watch::{Begin, check_recipe, watched};
@@ -15,7 +15,8 @@ use super::{Context, count, print_json, print_line};
 use crate::artefact::write_toml;
 use crate::cli::handover::write_space;
 use crate::data::DataSet;
-use crate::encoder::{Lesson, Model, ModelConfig, Objective, Spectrograms, start_from};
+use crate::encoder::loss::Loss;
+use crate::encoder::{Lesson, Model, ModelConfig, Objective, Spectrograms, check_name, held_out_hash, start_from};
 use crate::error::{Error, Result};
 use crate::eval::{self, Part};
 use crate::factors::Factors;
@@ -28,7 +29,8 @@ Examples:
   debut factorize plays.parquet --split data/splits/artist.csv --out factors
   debut train --data data --factors factors --out runs/mine --set train.epochs=100 --set train.batch_size=64
   debut train --config recipe.toml --data data --factors factors --out runs/mine --init runs/pre
-  debut train --data data --factors factors --out runs/half --labelled 0.5 --teacher runs/mine
+  debut train --data data --factors factors --out runs/half --labelled 0.5
+  debut train --data data --factors factors --out runs/taught --labelled 0.5 --teacher runs/half
 
 Learns from the tracks of the data set that have a factor. Those by which the epochs are judged are the valid ones of the
 split that the factors were made with. The run folder holds metrics.jsonl, curve.svg, curves for TensorBoard, checkpoints,
@@ -97,6 +99,9 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
         let what = format!("--validation of factors with a split ({})", split.made);
         return Err(Error::invalid(what, "none: the split has tracks to judge by", share));
     }
+    let name = args.name.clone().or_else(|| args.out.file_name().map(|n| n.to_string_lossy().into_owned()));
+    let name = name.unwrap_or_else(|| "model".into());
+    check_name(&name)?;
     args.run.check(&args.out)?;
     let start = args.init.as_deref().map(|dir| start_from(dir, &config.encoder, config.train.seed)).transpose()?;
     let teacher = args.teacher.as_deref().map(|dir| labels::teacher(dir, &factors)).transpose()?;
@@ -160,7 +165,6 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
         start: start.as_ref(),
     };
     let trained = watched(&lesson, &args.out, args.run.fresh, "training", &context)?;
-    let name = args.name.clone().or_else(|| args.out.file_name().map(|n| n.to_string_lossy().into_owned()));
     let mut facts = vec![
         ("tracks", training.len().to_string()),
         ("validation_tracks", valid.len().to_string()),
@@ -173,7 +177,7 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
         facts.push(("pseudo_labelled_tracks", taught.to_string()));
     }
     let model_config = ModelConfig {
-        name: name.unwrap_or_else(|| "model".into()),
+        name,
         space: factors.space.clone(),
         typical_norm: factors.typical_norm(),
         weights: String::new(),
@@ -181,7 +185,8 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
         encoder: config.encoder.clone(),
         front_end: data.front_end().clone(),
         artist: None,
-        confidence: None,
+        confidence: Vec::new(),
+        held_out: held_out_hash(&factors.held_out),
         training: facts.iter().map(|(k, v)| (k.to_string(), v.clone())).collect(),
         scores: [("validation_cosine".to_string(), trained.best.valid_cosine)].into(),
     };
@@ -197,12 +202,19 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
         training: &labelled,
         validation: &valid,
         half_evidence: config.train.half_evidence as f32,
+        lengths_tell: config.train.loss == Loss::Mse,
     };
-    let calibrated = calibrate(&model, &tracks, &|i| middle(&data, joined[i].0, data.windows / 2))?;
+    // As ingestion hears tracks unless it is told otherwise, and as thoroughly as there are windows.
+    let judges: Vec<usize> = valid.iter().map(|&i| joined[i].0).collect();
+    let mut said = vec![(1, sounds(&model, &data, &judges, 1)?)];
+    if data.windows > 1 {
+        said.push((data.windows, sounds(&model, &data, &judges, data.windows)?));
+    }
+    let calibrated = calibrate(&tracks, &said)?;
     model.config.artist = calibrated.head;
-    model.config.confidence = Some(calibrated.confidence);
+    model.config.confidence = calibrated.confidence;
     let (alone, joined_with) = calibrated.cosines;
-    model.config.scores.insert("validation_cosine_with_artist".into(), joined_with);
+    model.config.training.insert("validation_cosine_with_artist".into(), format!("{joined_with:.4} (fitted there)"));
     if !context.json {
         print_line(&format!(
             "{} of {} validation tracks have an artist with other songs: cosine {alone:.4} by the sound alone, {joined_with:.4} with them",
@@ -236,6 +248,20 @@ pub struct Joined<'a> {
 }
 
 impl Spectrograms for Joined<'_> {
+    fn id(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(self.data.front_end().id().as_bytes());
+        for &track in &self.tracks {
+            hasher.update(b"\n").update(self.data.content(track).as_bytes());
+        }
+        hasher.finalize().to_hex().to_string()
+    }
+
+    fn name(&self, track: usize) -> String {
+        let track = self.tracks[track];
+        format!("{} ({})", self.data.tracks[track], self.data.inputs[track].path.display())
+    }
+
     fn len(&self) -> usize {
         self.tracks.len()
     }

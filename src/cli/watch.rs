@@ -1,5 +1,6 @@
 //! A training run on the command line: how it begins, and what is seen of it.
 
+use std::fs::{File, TryLockError};
 use std::io::IsTerminal;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -54,12 +55,30 @@ pub fn check_recipe(context: &Context) -> Result<()> {
     Ok(())
 }
 
+/// Keeps other processes from training in the same folder, as long as what it returns is held.
+///
+/// # Errors
+/// `Invalid` where one does; `Io`.
+fn alone(out: &Path) -> Result<File> {
+    std::fs::create_dir_all(out).map_err(Error::io(out))?;
+    let path = out.join("run.lock");
+    let file = File::create(&path).map_err(Error::io(&path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            Err(Error::invalid(format!("run in {}", out.display()), "one process that trains", "another one"))
+        }
+        Err(TryLockError::Error(e)) => Err(Error::io(path)(e)),
+    }
+}
+
 /// Trains while it shows how that goes.
 ///
 /// # Errors
 /// Those of [`train`].
 pub fn watched(lesson: &Lesson, out: &Path, fresh: bool, what: &str, context: &Context) -> Result<Trained> {
     let config = &context.config;
+    let _alone = alone(out)?;
     if fresh {
         forget(out)?;
     }
@@ -75,7 +94,8 @@ pub fn watched(lesson: &Lesson, out: &Path, fresh: bool, what: &str, context: &C
     display.bar.finish_and_clear();
     seen?;
     if let Err(Error::Interrupted) = trained {
-        eprintln!("stopped after step {}; the same command goes on from there", display.step);
+        let command = if fresh { "the same command without --fresh" } else { "the same command" };
+        eprintln!("stopped after step {}; {command} goes on from there", display.step);
     }
     trained
 }

@@ -146,6 +146,11 @@ impl DataSet {
         Ok(data)
     }
 
+    /// The content hash of a track's file.
+    pub fn content(&self, track: usize) -> &str {
+        &self.contents[track]
+    }
+
     /// Frames of a window.
     pub fn frames(&self) -> usize {
         EXCERPT_FRAMES

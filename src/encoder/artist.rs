@@ -10,8 +10,9 @@
 //! - One song says less than twenty, and no number of them says all. So their mean `m = Σ w_j v_j` takes the share
 //!   `g = G n / (n + κ)` of the answer `(1 − g) s + g m`, with `n = Σ e_j`; an artist without a song gets the sound alone.
 //!
-//! `m` is not scaled to unit length: songs that scatter say little, and weigh little. Nor is `s`, what the network says;
-//! so the length of the answer tells how sure it is ([`super::confidence`]).
+//! `m` is not scaled to unit length: songs that scatter say little, and weigh little. Nor is `s`, what the network says,
+//! where it was trained with a squared loss; so the length of the answer tells how sure it is ([`super::confidence`]). Under
+//! the other losses the network's lengths mean nothing, and are scaled to 1 in the middle ([`ArtistHead::scale`]).
 //!
 //! Three numbers are trained, `β`, `κ` and `G`, on tracks that the network was not trained on: of its training tracks it
 //! knows more than it will of a new one, and would be trusted too much.
@@ -44,13 +45,15 @@ pub struct ArtistHead {
     pub half: f32,
     /// G, 0 to 1: the largest share that an artist's songs can take.
     pub share: f32,
+    /// What the network's answer is multiplied by: 1 where its length says how sure it is, else 1 / the median length.
+    pub scale: f32,
     /// Listeners at which a song's evidence `n / (n + this)` is a half, as when the head was trained.
     pub half_evidence: f32,
 }
 
 impl Default for ArtistHead {
     fn default() -> ArtistHead {
-        ArtistHead { attention: 0.0, half: 1.0, share: 0.0, half_evidence: 10.0 }
+        ArtistHead { attention: 0.0, half: 1.0, share: 0.0, scale: 1.0, half_evidence: 10.0 }
     }
 }
 
@@ -62,6 +65,7 @@ impl ArtistHead {
             ("attention", self.attention, 0.0, 1e3),
             ("half", self.half, 0.0, 1e6),
             ("share", self.share, 0.0, 1.0),
+            ("scale", self.scale, f32::MIN_POSITIVE, 1e6),
             ("half_evidence", self.half_evidence, 0.0, 1e6),
         ];
         for (name, found, least, most) in ranges {
@@ -83,14 +87,14 @@ impl ArtistHead {
         let n: f32 = songs.iter().map(|song| song.evidence).sum();
         let g = if n > 0.0 { self.share * n / (n + self.half) } else { 0.0 };
         if g == 0.0 {
-            return sound.to_vec();
+            return sound.iter().map(|x| self.scale * x).collect();
         }
         let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f32>();
         let length = dot(sound, sound).sqrt().max(f32::MIN_POSITIVE);
         // Cosines are at most 1, so at most exp(0) here, and nothing overflows.
         let weight = |song: &Known| song.evidence * (self.attention * (dot(sound, song.vector) / length - 1.0)).exp();
         let total: f32 = songs.iter().map(weight).sum();
-        let mut joined: Vec<f32> = sound.iter().map(|x| (1.0 - g) * x).collect();
+        let mut joined: Vec<f32> = sound.iter().map(|x| (1.0 - g) * self.scale * x).collect();
         for song in songs {
             let share = g * weight(song) / total;
             joined.iter_mut().zip(song.vector).for_each(|(x, v)| *x += share * v);
@@ -100,11 +104,12 @@ impl ArtistHead {
 
     /// The head with the highest mean cosine between what it says and what listeners taught, weighted by evidence, over
     /// these tracks; none of whose targets may be among their own artist's `songs`. The first grid has sound alone in it,
-    /// so the head is never worse there; then each number is refined in turn.
+    /// so the head is never worse there; then each number is refined in turn. `start` has
+    /// the numbers that are not trained.
     ///
     /// # Errors
     /// `Mismatch` or `Invalid` for arrays that do not fit, and where there is no track.
-    pub fn fit(examples: &Examples, half_evidence: f32) -> Result<ArtistHead> {
+    pub fn fit(examples: &Examples, start: ArtistHead) -> Result<ArtistHead> {
         examples.check()?;
         let score = |head: ArtistHead| (examples.cosine(&head), head);
         // Of equals the first, the one that asks less of the artist.
@@ -113,7 +118,7 @@ impl ArtistHead {
         for share in [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0] {
             for half in [0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0] {
                 for attention in [0.0, 1.0, 2.0, 4.0, 8.0, 16.0] {
-                    grid.push(ArtistHead { attention, half, share, half_evidence });
+                    grid.push(ArtistHead { attention, half, share, ..start });
                 }
             }
         }
@@ -205,7 +210,7 @@ mod tests {
         Known { vector, evidence }
     }
 
-    const HEAD: ArtistHead = ArtistHead { attention: 4.0, half: 1.0, share: 0.8, half_evidence: 10.0 };
+    const HEAD: ArtistHead = ArtistHead { attention: 4.0, half: 1.0, share: 0.8, scale: 1.0, half_evidence: 10.0 };
 
     #[test]
     fn a_new_artist_gets_the_sound_alone_and_a_known_one_more_of_his_songs_the_more_there_are() {
@@ -231,6 +236,9 @@ mod tests {
         // Without attention the two cancel, and what is left is short.
         let torn = ArtistHead { attention: 0.0, ..HEAD }.join(&[0.5, 0.0], &both);
         assert!((torn[0] - 0.5 * (1.0 - 0.8 * 2.0 / 3.0)).abs() < 1e-6, "{torn:?}");
+        // Answers whose lengths mean nothing are scaled first.
+        let long = ArtistHead { scale: 0.1, ..HEAD }.join(&[5.0, 0.0], &both);
+        assert!(long.iter().zip(&sure).all(|(a, b)| (a - b).abs() < 1e-6), "{long:?} {sure:?}");
         // Nothing overflows, however sharp.
         let sharp = ArtistHead { attention: 1000.0, ..HEAD }.join(&[0.5, 0.0], &both);
         assert!(sharp.iter().all(|x| x.is_finite()), "{sharp:?}");
@@ -257,7 +265,7 @@ mod tests {
             .collect();
         let examples =
             Examples { sounds: sounds.view(), targets: targets.view(), weights: &vec![1.0; rows.len()], songs: &songs };
-        let head = ArtistHead::fit(&examples, 10.0).unwrap();
+        let head = ArtistHead::fit(&examples, ArtistHead::default()).unwrap();
         head.check().unwrap();
         (head, examples.cosine(&ArtistHead::default()), examples.cosine(&head))
     }
@@ -277,7 +285,7 @@ mod tests {
         let vector = [1.0f32, 0.0, 0.0];
         let of = |weights: &[f32], songs: &[Vec<Known>]| {
             let examples = Examples { sounds: sounds.view(), targets: sounds.view(), weights, songs };
-            ArtistHead::fit(&examples, 10.0).is_err()
+            ArtistHead::fit(&examples, ArtistHead::default()).is_err()
         };
         assert!(of(&[], &[vec![]]) && of(&[0.0], &[vec![]]) && of(&[1.0], &[vec![known(&vector, 1.0)]]));
         assert!(

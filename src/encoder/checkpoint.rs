@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use safetensors::tensor::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 
-use super::model::{Model, read_tensors, write_tensors};
+use super::model::{CONFIG_FILE, Model, read_tensors, write_tensors};
 use super::objective::{Mean, bits};
 use super::optimiser::State;
 use super::train::Epoch;
@@ -156,7 +156,7 @@ pub(crate) fn read_best(out: &Path, done: &Progress, best: &Epoch, encoder: &Enc
     let Some((bytes, progress)) = read_words(&path)? else { return Err(Error::format(&path, expected, "no file")) };
     match progress.epochs.into_iter().next() {
         Some(epoch) if progress.run == done.run && epoch.epoch > done.epochs.len() => Ok(None),
-        Some(epoch) if progress.run == done.run && epoch == *best => {
+        Some(epoch) if progress.run == done.run && epoch.epoch == best.epoch => {
             let weights = read_tensors(&bytes, "", Dtype::F32, encoder).map_err(|(e, f)| Error::format(&path, e, f))?;
             Ok(Some(Best { epoch, weights, saved: true }))
         }
@@ -164,10 +164,10 @@ pub(crate) fn read_best(out: &Path, done: &Progress, best: &Epoch, encoder: &Enc
     }
 }
 
-/// Takes the checkpoints of an earlier run away, so that the next one starts over.
+/// Takes the checkpoints and the model of an earlier run away, so that the next one starts over.
 pub fn forget(out: &Path) -> Result<()> {
-    // The last first: a best without it is not gone on from.
-    for name in [LAST, BEST] {
+    // The model first, which is another's from now on; then the last: a best without it is not gone on from.
+    for name in [CONFIG_FILE, LAST, BEST] {
         let path = out.join(name);
         match fs::remove_file(&path) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(path)(e)),
@@ -232,7 +232,7 @@ fn found_weights(folder: &Path, encoder: &EncoderConfig) -> Result<(PathBuf, Wei
         let weights = read_tensors(&bytes, "", Dtype::F32, &found).map_err(|(e, f)| Error::format(&path, e, f))?;
         return Ok((path, weights));
     }
-    if !folder.join(super::model::CONFIG_FILE).is_file() {
+    if !folder.join(CONFIG_FILE).is_file() {
         return Err(Error::NotFound { what: "run or model to start from", name: folder.display().to_string() });
     }
     let model = Model::load(folder)?;

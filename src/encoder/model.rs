@@ -22,6 +22,7 @@ use super::{CONVOLUTIONS, Device, EncoderConfig, LAYERS, Layer, Weights};
 use crate::artefact::{SpaceId, atomic_write, read_sealed_toml, write_sealed_toml};
 use crate::audio::FrontEnd;
 use crate::error::{Error, Result};
+use crate::ids::TrackId;
 
 /// The description in a model's folder.
 pub const CONFIG_FILE: &str = "model.toml";
@@ -54,9 +55,13 @@ pub struct ModelConfig {
     /// What the songs of a track's artist add to its sound; none where that was not trained.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub artist: Option<ArtistHead>,
-    /// How sure an answer is: of the sound alone, and of the sound with an artist's songs.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub confidence: Option<Confidence>,
+    /// How sure an answer is, for each number of windows that this was measured for: the mean of several answers is shorter
+    /// than one, and nearer to the truth.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub confidence: Vec<Confidence>,
+    /// Names the tracks that it must not know ([`held_out_hash`]), so that it is scored on no others; empty: nobody knows.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub held_out: String,
     /// How it was trained: tracks, settings, seconds, seed.
     #[serde(default)]
     pub training: BTreeMap<String, String>,
@@ -82,16 +87,16 @@ impl ModelConfig {
         format!("{}@{}", self.name, self.weights.get(..12).unwrap_or(&self.weights))
     }
 
-    /// What to serve of a track that nobody has played: `sound` `[d]`, the network's answer as it is, and what the
-    /// `songs` of its artist add.
+    /// What to serve of a track that nobody has played: `sound` `[d]`, the network's answer as it is, the mean over so many
+    /// `windows`, and what the `songs` of its artist add.
     ///
     /// # Errors
     /// `Invalid` for an answer without a direction.
-    pub fn prediction(&self, sound: &[f32], songs: &[Known]) -> Result<Prediction> {
+    pub fn prediction(&self, sound: &[f32], windows: usize, songs: &[Known]) -> Result<Prediction> {
         let head = self.artist.unwrap_or_default();
         let joined = head.join(sound, songs);
         let length = |v: &[f32]| v.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
-        let calibration = self.confidence.map(|c| if joined == sound { c.sound } else { c.artist });
+        let calibration = self.confidence_of(windows).map(|c| if joined == sound { c.sound } else { c.artist });
         let confidence = calibration.map(|c| c.confidence(length(&joined) as f32));
         let unit = |v: &[f32]| {
             let mut unit = Array1::from(v.to_vec());
@@ -103,21 +108,16 @@ impl ModelConfig {
         Ok(Prediction { sound: unit(sound)?, length: length(sound) as f32, vector: unit(&joined)?, confidence })
     }
 
+    /// How sure the mean of the answers to so many windows is, where that was measured.
+    pub fn confidence_of(&self, windows: usize) -> Option<&Confidence> {
+        self.confidence.iter().find(|c| c.windows == windows)
+    }
+
     fn check(&self) -> Result<()> {
         self.encoder.check()?;
         self.artist.map_or(Ok(()), |head| head.check())?;
-        self.confidence.map_or(Ok(()), |c| c.sound.check().and(c.artist.check()))?;
-        if self.name.is_empty()
-            || self.name.len() > 64
-            || self.name.contains(['@', '/'])
-            || self.name.contains(char::is_control)
-        {
-            return Err(Error::invalid(
-                "model name",
-                "1 to 64 bytes without '@', '/' and control characters",
-                &self.name,
-            ));
-        }
+        self.confidence.iter().try_for_each(|c| c.sound.check().and(c.artist.check()))?;
+        check_name(&self.name)?;
         if !(self.typical_norm.is_finite() && self.typical_norm > 0.0) {
             return Err(Error::invalid("typical_norm", "a positive number", self.typical_norm));
         }
@@ -134,10 +134,29 @@ impl ModelConfig {
     }
 }
 
+/// # Errors
+/// `Invalid` for a name that a model cannot have.
+pub fn check_name(name: &str) -> Result<()> {
+    if name.is_empty() || name.len() > 64 || name.contains(['@', '/']) || name.contains(char::is_control) {
+        return Err(Error::invalid("model name", "1 to 64 bytes without '@', '/' and control characters", name));
+    }
+    Ok(())
+}
+
+/// Names a set of held-out tracks, in whatever order.
+pub fn held_out_hash(tracks: &[TrackId]) -> String {
+    let mut names: Vec<&str> = tracks.iter().map(TrackId::as_str).collect();
+    names.sort_unstable();
+    // No id holds a line break.
+    blake3::hash(names.join("\n").as_bytes()).to_hex().to_string()
+}
+
 /// How sure answers are.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Confidence {
+    /// The windows of a track whose answers are averaged.
+    pub windows: usize,
     /// Of the sound alone.
     pub sound: Calibration,
     /// Of the sound joined with songs of the artist.
@@ -392,7 +411,8 @@ pub(super) mod tests {
             front_end: FrontEnd { frames: encoder.frames, mel_bands: encoder.mel_bands, ..FrontEnd::default() },
             encoder,
             artist: None,
-            confidence: None,
+            confidence: Vec::new(),
+            held_out: String::new(),
             training: BTreeMap::from([("seed".into(), "1".into())]),
             scores: BTreeMap::from([("recall@20".into(), 0.25)]),
         }

@@ -155,8 +155,9 @@ impl TrainConfig {
         if !(0.0..=60.0).contains(&self.augment.gain_db) {
             return Err(Error::invalid("train.augment.gain_db", "0 to 60", self.augment.gain_db));
         }
-        if !(0.0..=100.0).contains(&self.augment.mixup) {
-            return Err(Error::invalid("train.augment.mixup", "0 to 100", self.augment.mixup));
+        // Larger ones are even blends, and are drawn ever more slowly.
+        if self.augment.mixup != 0.0 && !(0.01..=4.0).contains(&self.augment.mixup) {
+            return Err(Error::invalid("train.augment.mixup", "0, or 0.01 to 4", self.augment.mixup));
         }
         Ok(())
     }

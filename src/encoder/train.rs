@@ -254,10 +254,11 @@ impl Run<'_> {
             seconds: rounded(part.seconds + start.elapsed().as_secs_f64()),
             ended: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs()),
         };
-        if self.best.as_ref().is_none_or(|best| is_better(self.judge, &epoch, &best.epoch)) {
+        self.done.epochs.push(epoch.clone());
+        // Among all epochs, not against the best in memory: after a kill between two files there may be none there yet.
+        if best_of(self.judge, &self.done.epochs).is_some_and(|best| best.epoch == epoch.epoch) {
             self.best = Some(Best { epoch: epoch.clone(), weights: self.state.average.clone(), saved: false });
         }
-        self.done.epochs.push(epoch.clone());
         journal::add(self.out, &self.done.epochs, self.constant_loss)?;
         let answer = progress(&Moment::Epoch(&epoch));
         if self.is_finished() { self.save() } else { self.after(answer) }
@@ -399,14 +400,16 @@ fn out_of_patience(judge: JudgeBy, epochs: &[Epoch], patience: usize) -> bool {
     patience > 0 && best_of(judge, epochs).is_some_and(|best| epochs.len() - best.epoch >= patience)
 }
 
-/// Names a run: its settings, its targets, its split and its start. (Not its spectrograms, which would have to be read; nor
-/// what changes no number: how many threads make batches, and how often they are saved.)
+/// Names a run: its settings, its spectrograms, its targets, its split and its start. (Not what changes no number: how many
+/// threads make batches, and how often they are saved.)
 fn run_hash(config: &TrainConfig, encoder: &EncoderConfig, lesson: &Lesson) -> Result<String> {
     let config = TrainConfig { workers: 0, checkpoint_seconds: 0.0, ..config.clone() };
     let words = serde_json::to_vec(&(config, encoder, lesson.train, lesson.valid))
         .map_err(|e| Error::invalid("training settings", "a value that JSON can hold", e))?;
     let mut hasher = blake3::Hasher::new();
     hasher.update(&words);
+    let heard = lesson.spectrograms;
+    hasher.update(format!("{} {} {}\n", heard.windows(), heard.frames(), heard.id()).as_bytes());
     match lesson.objective {
         // Of unused tracks too: a changed target file is another run.
         Objective::Targets { targets, weights } => {
@@ -665,6 +668,12 @@ mod tests {
     struct Slow(Planted);
 
     impl Spectrograms for Slow {
+        fn id(&self) -> String {
+            "slow".into()
+        }
+        fn name(&self, track: usize) -> String {
+            track.to_string()
+        }
         fn len(&self) -> usize {
             self.0.len()
         }
