@@ -46,6 +46,9 @@ pub struct ModelConfig {
     /// BLAKE3 of `space.json`, which describes the space; empty where none lies beside the model.
     #[serde(default)]
     pub space_json: String,
+    /// Names the tracks that it must not know ([`held_out_hash`]), so that it is scored on no others; empty: nobody knows.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub held_out: String,
     /// The network.
     #[serde(default)]
     pub encoder: EncoderConfig,
@@ -59,9 +62,6 @@ pub struct ModelConfig {
     /// than one, and nearer to the truth.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub confidence: Vec<Confidence>,
-    /// Names the tracks that it must not know ([`held_out_hash`]), so that it is scored on no others; empty: nobody knows.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub held_out: String,
     /// How it was trained: tracks, settings, seconds, seed.
     #[serde(default)]
     pub training: BTreeMap<String, String>,
