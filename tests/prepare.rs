@@ -108,6 +108,10 @@ fn a_data_set_is_a_function_of_its_inputs_and_tells_what_it_covers() {
     fs::write(folder.join("data/tracks.csv"), table.replace("song-11", "song-99")).unwrap();
     refused("tracks.csv");
     fs::write(folder.join("data/tracks.csv"), table).unwrap();
+    let by_artist = fs::read(folder.join("data/splits/artist.csv")).unwrap();
+    fs::write(folder.join("data/splits/artist.csv"), "id,part\nsong-01,test\n").unwrap();
+    refused("artist.csv");
+    fs::write(folder.join("data/splits/artist.csv"), by_artist).unwrap();
     fs::remove_dir_all(folder.join("mels")).unwrap();
     refused("run `debut prepare` again");
 }

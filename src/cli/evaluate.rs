@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::factorize::{read_interactions_where, split_of};
 use super::{Context, evaluate_factors, evaluate_handover, evaluate_model};
-use crate::audio::{EXCERPT_FRAMES, FrontEnd};
+use crate::audio::EXCERPT_FRAMES;
 use crate::data::DataSet;
 use crate::encoder::{BATCH, Model};
 use crate::error::{Error, Result};
@@ -106,9 +106,20 @@ pub fn held_out_events(dir: &Path, factors: &Factors, events: &Path, context: &C
     read.map(|(all, _)| all)
 }
 
+/// # Errors
+/// `Mismatch` where the model hears with another front end than the data set was prepared with.
+pub(super) fn hears_alike(model: &Model, data: &Path, heard: &DataSet) -> Result<()> {
+    let (expected, found) = (&model.config.front_end, heard.front_end());
+    if expected == found {
+        return Ok(());
+    }
+    let what = format!("the front ends of the model {} and of {}", model.id(), data.display());
+    Err(Error::mismatch(what, format!("{expected:?}"), format!("{found:?}")))
+}
+
 /// What the network hears of a window, `[frames, mel_bands]`: its middle.
 pub(super) fn middle(heard: &DataSet, track: usize, window: usize) -> Result<Array2<f32>> {
-    let frames = FrontEnd::default().frames;
+    let frames = heard.front_end().frames;
     let start = (EXCERPT_FRAMES - frames) / 2;
     Ok(heard.load(track, window)?.slice(s![start..start + frames, ..]).to_owned())
 }

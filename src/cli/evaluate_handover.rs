@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use ndarray::{Array2, Axis};
 use serde_json::json;
 
-use super::evaluate::{held_out_events, network};
+use super::evaluate::{hears_alike, held_out_events, network};
 use super::evaluate_model::require_held_out;
 use super::{Context, model_folder, print_json, print_line};
 use crate::artefact::atomic_write;
@@ -71,6 +71,7 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
         ));
     }
     let heard = DataSet::open(&args.data, &context.config.listen)?;
+    hears_alike(&model, &args.data, &heard)?;
     let all = held_out_events(&args.factors, &factors, &args.events, &context)?;
     let place: HashMap<&TrackId, usize> = heard.tracks.iter().enumerate().map(|(i, id)| (id, i)).collect();
     let held: Ids<TrackId> = factors.held_out.iter().cloned().collect();

@@ -8,10 +8,9 @@ use indicatif::ProgressBar;
 use ndarray::{Array2, ArrayView1, ArrayView2, Axis};
 use rayon::prelude::*;
 
-use super::evaluate::{ModelArgs, held_out_events, middle, sounds};
+use super::evaluate::{ModelArgs, hears_alike, held_out_events, middle, sounds};
 use super::factorize::split_of;
 use super::{Context, count, model_folder, print_json, print_line, progress};
-use crate::audio::FrontEnd;
 use crate::data::DataSet;
 use crate::encoder::artist::MOST;
 use crate::encoder::baseline::{BagOfWords, Examples, Mlp, MlpConfig, bag_of_words, catalogue, mean_mel, mfcc};
@@ -48,6 +47,7 @@ pub fn run(args: &ModelArgs, context: &Context) -> Result<ExitCode> {
         ));
     }
     let heard = DataSet::open(&args.data, &context.config.listen)?;
+    models.iter().try_for_each(|(_, model)| hears_alike(model, &args.data, &heard))?;
     if !(1..=heard.windows).contains(&args.segments) {
         return Err(Error::invalid("segments", format!("1 to the {} windows", heard.windows), args.segments));
     }
@@ -61,15 +61,15 @@ pub fn run(args: &ModelArgs, context: &Context) -> Result<ExitCode> {
         factors.config.seed,
     )?;
     let new: Vec<usize> = task.tracks.iter().map(|id| place[id]).collect();
-    let known = Learned::new(&heard, &factors, split.as_ref(), &new);
+    let known = Learned::new(&heard, &factors, split.as_ref(), context.config.train.seed, &new);
     let scoring = Scoring { args, factors: &factors, task: &task, heard: &heard, known: &known };
-    let Table { methods: table, confidences } = scoring.table(&mut models)?;
+    let Table { methods: table, confidences, untaught } = scoring.table(&mut models)?;
     let held_by = match &split {
         Some(split) => split.made.clone(),
         None => format!("a hash of their ids, seed {}", factors.config.seed),
     };
 
-    let facts = [
+    let mut facts = vec![
         format!(
             "{} new to everyone, of {} that were held out ({held_by}); their events were removed before the fit",
             count(task.tracks.len() as u64, "track"),
@@ -88,6 +88,12 @@ pub fn run(args: &ModelArgs, context: &Context) -> Result<ExitCode> {
             count(table.first().map_or(0, |m| m.study.scores.users) as u64, "listener")
         ),
     ];
+    if untaught > 0 {
+        facts.push(format!(
+            "{} of which no revealed listener taught anything: cosines and confidences are of the others",
+            count(untaught as u64, "new track")
+        ));
+    }
     if context.json {
         for method in &table {
             print_json(&method.json())?;
@@ -158,7 +164,8 @@ struct Learned {
 }
 
 impl Learned {
-    fn new(heard: &DataSet, factors: &Factors, split: Option<&TrackSplit>, new: &[usize]) -> Learned {
+    /// `seed`: that of the training, which chooses the tracks to judge by where no `split` does.
+    fn new(heard: &DataSet, factors: &Factors, split: Option<&TrackSplit>, seed: u64, new: &[usize]) -> Learned {
         let rows: Ids<TrackId> = factors.tracks.iter().cloned().collect();
         let (mut tracks, rows): (Vec<usize>, Vec<usize>) = (heard.tracks.iter().enumerate())
             .filter_map(|(track, id)| Some((track, rows.number(id)? as usize)))
@@ -166,7 +173,7 @@ impl Learned {
             .unzip();
         let plays: Vec<f32> = rows.iter().map(|&row| factors.plays[row] as f32).collect();
         // As `debut train` does unless it is told otherwise; of few tracks one at least.
-        let falls = |&i: &usize| eval::split(&heard.tracks[tracks[i]], 1 ^ 0x76616c);
+        let falls = |&i: &usize| eval::split(&heard.tracks[tracks[i]], seed ^ 0x76616c);
         let lowest = (0..rows.len()).min_by(|a, b| falls(a).total_cmp(&falls(b)));
         let is_valid = |i: &usize| match split {
             Some(split) => split.is(&heard.tracks[tracks[*i]], Part::Valid),
@@ -199,6 +206,8 @@ struct Table {
     methods: Vec<Method>,
     /// Of models that say how sure they are.
     confidences: Vec<(String, Reliability)>,
+    /// New tracks of which no revealed listener taught anything: there is no direction to be near to.
+    untaught: usize,
 }
 
 /// What methods are made of and scored on.
@@ -216,6 +225,7 @@ impl Scoring<'_> {
         let Scoring { args, factors, task, heard, known } = *self;
         let ceiling = task.ceiling(factors)?;
         let unit_ceiling = unit_rows(ceiling.clone());
+        let untaught = unit_ceiling.outer_iter().filter(|row| !is_taught(row)).count();
         let row = |name: &str, answer: Answer, role: Role, note: Option<String>| -> Result<Method> {
             let cosine = match answer {
                 Answer::Vectors(vectors) if !name.starts_with("ceiling") => Some(cosine(vectors, unit_ceiling.view())),
@@ -326,7 +336,7 @@ impl Scoring<'_> {
         table.push(row("popularity once released (oracle)", Answer::Alike(&oracle), Role::Other, None)?);
         table.push(row("ceiling: learned direction", Answer::Vectors(unit_ceiling.view()), Role::Drawn, None)?);
         table.push(row("ceiling: learned factor", Answer::Vectors(ceiling.view()), Role::Other, None)?);
-        Ok(Table { methods: table, confidences })
+        Ok(Table { methods: table, confidences, untaught })
     }
 
     /// What the model serves of the new tracks `[n, d]`, given what its network said of them and their artists' songs; and
@@ -352,30 +362,28 @@ impl Scoring<'_> {
             songs.truncate(MOST);
         }
         let mut joined = Array2::zeros(said.dim());
-        let mut sure: [(Vec<f32>, Vec<f32>); 2] = Default::default();
+        let mut sure: [Sure; 2] = Default::default();
         for (i, (said, &track)) in said.outer_iter().zip(&known.tracks[known.plays.len()..]).enumerate() {
             let songs = heard.inputs[track].info.artist_or_album().and_then(|artist| by_artist.get(artist));
             let ways: [&[Known]; 2] = [&[], songs.map_or(&[], Vec::as_slice)];
+            let said = said.to_vec();
             for (sure, songs) in sure.iter_mut().zip(ways) {
-                let Prediction { vector, confidence, .. } =
-                    model.config.prediction(&said.to_vec(), self.args.segments, songs)?;
+                let Prediction { vector, confidence, margin, .. } =
+                    model.config.prediction(&said, self.args.segments, songs)?;
                 joined.row_mut(i).assign(&ArrayView1::from(&vector));
-                if let Some(confidence) = confidence {
-                    sure.0.push(confidence);
-                    sure.1.push(joined.row(i).dot(&taught.row(i)));
+                if let (Some(confidence), Some(margin), true) = (confidence, margin, is_taught(&taught.row(i))) {
+                    sure.confidences.push(confidence);
+                    sure.cosines.push(joined.row(i).dot(&taught.row(i)));
+                    sure.margins.push(margin);
                 }
             }
         }
         let mut found = Vec::new();
-        if let Some(c) = model.config.confidence_of(self.args.segments) {
-            let [alone, together] = &sure;
-            let bins = (alone.0.len() / 15).clamp(1, 10);
-            let of = |(confidences, cosines): &(Vec<f32>, Vec<f32>), margin| {
-                reliability(confidences, cosines, margin, SURE, bins)
-            };
-            found.push(("by the sound alone".to_string(), of(alone, c.sound.margin)?));
+        let [alone, together] = &sure;
+        if !alone.confidences.is_empty() {
+            found.push(("by the sound alone".to_string(), alone.reliability()?));
             if model.config.artist.is_some() {
-                found.push(("with the artist's songs".to_string(), of(together, c.artist.margin.max(c.sound.margin))?));
+                found.push(("with the artist's songs".to_string(), together.reliability()?));
             }
         }
         Ok((joined, found))
@@ -389,7 +397,7 @@ impl Scoring<'_> {
     /// The mean of each mel band of every track, of what the network hears: `[tracks, mel_bands]`.
     fn mean_mels(&self) -> Result<Array2<f32>> {
         let tracks = &self.known.tracks;
-        let mut all = Array2::zeros((tracks.len(), FrontEnd::default().mel_bands));
+        let mut all = Array2::zeros((tracks.len(), self.heard.front_end().mel_bands));
         all.outer_iter_mut().into_par_iter().zip(tracks).try_for_each(|(mut row, &track)| {
             row.assign(&mean_mel(middle(self.heard, track, self.heard.windows / 2)?.view()));
             Ok(())
@@ -399,7 +407,7 @@ impl Scoring<'_> {
 
     fn bag_of_words(&self, bar: &ProgressBar) -> Result<BagOfWords> {
         let (known, heard) = (self.known, self.heard);
-        let front_end = FrontEnd::default();
+        let front_end = heard.front_end();
         let mfcc = mfcc::Mfcc::new(front_end.mel_bands, front_end.log_gain);
         let load = |track: usize, window: usize| Ok(mfcc.descriptors(heard.load(known.tracks[track], window)?.view()));
         let words = self.args.words.unwrap_or_else(|| bag_of_words::words_for(known.train.len()));
@@ -408,11 +416,40 @@ impl Scoring<'_> {
     }
 }
 
-/// The mean cosine of the rows of `a` with those of `b`, which have unit length or none: `[n, d]` both.
+/// Of some tracks, how sure a model was, how near it came, and what it said that it might be off by.
+#[derive(Default)]
+struct Sure {
+    confidences: Vec<f32>,
+    cosines: Vec<f32>,
+    margins: Vec<f32>,
+}
+
+impl Sure {
+    fn reliability(&self) -> Result<Reliability> {
+        let bins = (self.confidences.len() / 15).clamp(1, 10);
+        reliability(&self.confidences, &self.cosines, &self.margins, SURE, bins)
+    }
+}
+
+/// Whether a row of the ceiling's directions is one: it is zero where nobody taught anything.
+fn is_taught(row: &ArrayView1<f32>) -> bool {
+    row.iter().any(|x| *x != 0.0)
+}
+
+/// The mean cosine of the rows of `a` with those of `b` `[n, d]` that have unit length; those that have none are left out.
 fn cosine(a: ArrayView2<f32>, b: ArrayView2<f32>) -> f64 {
+    let taught = b.outer_iter().filter(is_taught).count();
     let cosines = unit_rows(a.to_owned());
     let sum: f64 = cosines.outer_iter().zip(b.outer_iter()).map(|(a, b)| f64::from(a.dot(&b))).sum();
-    sum / a.nrows().max(1) as f64
+    sum / taught.max(1) as f64
+}
+
+#[test]
+fn what_nobody_taught_is_no_part_of_a_mean_cosine() {
+    let said = ndarray::array![[3.0, 4.0], [1.0, 0.0], [0.0, 2.0]];
+    let taught = ndarray::array![[0.6, 0.8], [0.0, 0.0], [1.0, 0.0]];
+    assert!((cosine(said.view(), taught.view()) - 0.5).abs() < 1e-6);
+    assert_eq!(cosine(said.view(), ndarray::Array2::zeros((3, 2)).view()), 0.0);
 }
 
 /// Writes the scores where the model keeps what is known of it.

@@ -6,7 +6,7 @@
 //!   data.toml     how it was made, where the spectrograms are, and the hashes of the files below; written last
 //!   tracks.csv    id,path,content,artist,album,released,first_play,listeners,seconds,windows of each track that was heard
 //!   splits/       track.csv artist.csv time.csv, of the tracks that somebody listened to (see [`crate::eval::TrackSplit`])
-//!   failed.csv    path,reason of each file that could not be heard
+//!   failed.csv    path,reason,content,decoder_version of each file that could not be heard
 //!   report.json   coverage
 //! ```
 //!
@@ -53,7 +53,7 @@ struct Header {
     failed: usize,
     front_end: FrontEnd,
     split: SplitConfig,
-    /// BLAKE3 of each file.
+    /// BLAKE3 of the table of tracks and of each split: they are of one run.
     files: BTreeMap<String, String>,
 }
 
@@ -96,7 +96,7 @@ impl DataSet {
     /// Reads what [`prepare`] wrote, and looks whether every track's spectrograms are there.
     ///
     /// # Errors
-    /// `Io`; `Format` for a damaged or edited file; `Mismatch` where other decoders heard it, or spectrograms are gone:
+    /// `Io`; `Format` for a damaged or edited file, a split among them; `Mismatch` where other decoders heard it, or spectrograms are gone:
     /// it must be prepared again, which hears only what is missing.
     pub fn open(dir: &Path, listening: &Listening) -> Result<DataSet> {
         let path = dir.join(HEADER);
@@ -111,12 +111,15 @@ impl DataSet {
             let expected = format!("decoders of version {DECODER_VERSION}, {EXCERPT_FRAMES} frames");
             return Err(stale(expected, format!("{}, {}", header.decoder_version, header.frames)));
         }
-        let table = dir.join(TRACKS);
-        let (expected, found) = (header.files.get(TRACKS), file_hash(&table)?);
-        if expected != Some(&found) {
-            return Err(Error::format(table, expected.map_or("a hash in data.toml", String::as_str), found));
+        for (name, hash) in &header.files {
+            let (file, found) = (dir.join(name), file_hash(&dir.join(name))?);
+            if *hash != found {
+                let expected =
+                    format!("the file of which data.toml has the hash {hash} (or run `debut prepare` again)");
+                return Err(Error::format(file, expected, found));
+            }
         }
-        let rows = read_rows(&table)?;
+        let rows = read_rows(&dir.join(TRACKS))?;
         let listening = Listening { segments: header.windows, ..listening.clone() };
         let cache = SpectrogramCache::open(&header.cache, &header.front_end, header.frames, &listening)?;
         let mut missing = 0;

@@ -121,9 +121,10 @@ fn hear_one(input: Result<Input>, cache: &SpectrogramCache, failed: &HashMap<&Pa
     let failure = |path: &Path, e: Error, content: Option<String>| {
         // A disk may be well again tomorrow; a file that is no music will not be music then.
         let content = content.filter(|_| !matches!(e, Error::Io { .. }));
+        let name = path.to_string_lossy().into_owned();
         let reason = e.to_string();
-        let reason = reason.strip_prefix(&format!("{}: ", path.display())).unwrap_or(&reason).to_string();
-        Ok(Outcome::Failed(Failure { path: path.to_path_buf(), reason, content, decoder_version: DECODER_VERSION }))
+        let reason = reason.strip_prefix(&format!("{name}: ")).unwrap_or(&reason).to_string();
+        Ok(Outcome::Failed(Failure { path: name.into(), reason, content, decoder_version: DECODER_VERSION }))
     };
     let input = match input {
         Ok(input) => input,
@@ -133,6 +134,10 @@ fn hear_one(input: Result<Input>, cache: &SpectrogramCache, failed: &HashMap<&Pa
         }
     };
     let path = &input.path;
+    if path.to_str().is_none() {
+        // A table of tracks is text.
+        return failure(path, Error::unsupported(path, "a path in UTF-8", "another (rename it)"), None);
+    }
     let content = match content_hash(path) {
         Ok(content) => content,
         Err(e) => return failure(path, e, None),
@@ -142,25 +147,34 @@ fn hear_one(input: Result<Input>, cache: &SpectrogramCache, failed: &HashMap<&Pa
     {
         return Ok(Outcome::Failed(known.clone()));
     }
-    match cache.get_or_hear(path) {
+    // The hash of what was heard: the file may have been another a moment ago.
+    let content = match cache.get_or_hear(path) {
+        Ok(heard) => heard,
         // No fault of the track's.
         Err(Error::Io { path, source }) if path.starts_with(cache.folder()) => return Err(Error::Io { path, source }),
         Err(e) => return failure(path, e, Some(content)),
-        Ok(_) => {}
-    }
+    };
+    let about = match cache.about(&content) {
+        Ok(about) => about,
+        Err(e) => return failure(path, e, None),
+    };
     let bytes = std::fs::metadata(path).map_or(0, |file| file.len());
     let id = match &input.id {
         Some(id) => id.clone(),
         None => TrackId::new(content.clone())?,
     };
-    let about = cache.about(&content)?;
     Ok(Outcome::Heard(Box::new(HeardTrack { id, input, content, about, bytes })))
 }
+
+/// Seconds.
+const HOUR: i64 = 3600;
 
 /// What listeners did, track by track.
 pub struct ListenedTo {
     builder: InteractionsBuilder,
     tracks: HashMap<TrackId, Plays>,
+    /// Plays in each hour since 1970.
+    hours: HashMap<i64, u64>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -173,7 +187,7 @@ struct Plays {
 impl ListenedTo {
     pub fn new(reading: &EventsConfig) -> Result<ListenedTo> {
         let builder = InteractionsBuilder::new(&ConfidenceConfig::default().without_limits(), reading, None)?;
-        Ok(ListenedTo { builder, tracks: HashMap::new() })
+        Ok(ListenedTo { builder, tracks: HashMap::new(), hours: HashMap::new() })
     }
 
     /// # Errors
@@ -188,19 +202,21 @@ impl ListenedTo {
             && let Some(track) = self.tracks.get_mut(&event.track)
         {
             track.plays += 1;
+            *self.hours.entry(event.time.div_euclid(HOUR)).or_default() += 1;
             track.first = Some(track.first.map_or(event.time, |first| first.min(event.time)));
         }
         Ok(())
     }
 
-    fn finish(mut self) -> Result<HashMap<TrackId, Plays>> {
+    /// Of each track, and in each hour.
+    fn finish(mut self) -> Result<(HashMap<TrackId, Plays>, HashMap<i64, u64>)> {
         let all = self.builder.finish()?;
         for (id, &listeners) in all.tracks.names().iter().zip(&all.plays) {
             if let Some(track) = self.tracks.get_mut(id) {
                 track.listeners = listeners;
             }
         }
-        Ok(self.tracks)
+        Ok((self.tracks, self.hours))
     }
 }
 
@@ -224,7 +240,7 @@ pub struct Settings<'a> {
 pub fn prepare(hearing: Hearing, listened_to: ListenedTo, settings: &Settings) -> Result<Report> {
     settings.split.check()?;
     let out = settings.out;
-    let plays = listened_to.finish()?;
+    let (plays, hours) = listened_to.finish()?;
     let mut report = Report { given: settings.given, failed: hearing.failures.len() as u64, ..Report::default() };
     for failure in &hearing.failures {
         *report.reasons.entry(failure.reason.clone()).or_default() += 1;
@@ -285,10 +301,8 @@ pub fn prepare(hearing: Hearing, listened_to: ListenedTo, settings: &Settings) -
     report.plays = all_plays;
     report.plays_covered = covered as f64 / all_plays.max(1) as f64;
 
-    create_folder(&out.join("splits"))?;
-    let mut files = vec![TRACKS.to_string()];
+    let mut splits = Vec::new();
     for name in SPLITS {
-        let file = format!("splits/{name}.csv");
         let made = match name {
             "track" => TrackSplit::by_track(&candidates, settings.split),
             "artist" => TrackSplit::by_artist(&candidates, settings.split),
@@ -296,23 +310,43 @@ pub fn prepare(hearing: Hearing, listened_to: ListenedTo, settings: &Settings) -
         };
         let told = match made {
             Ok(split) => {
-                split.save(&out.join(&file))?;
-                files.push(file);
-                tell(&split, &candidates, &plays, all_plays)
+                let mut told = tell(&split, &candidates, &plays, all_plays);
+                told.plays_before_cut = split.cut.map(|cut| {
+                    let before = |hour: &&i64| **hour < cut.div_euclid(HOUR);
+                    hours.keys().filter(before).map(|hour| hours[hour]).sum()
+                });
+                if told.plays_before_cut == Some(0) {
+                    tracing::warn!("the split by {name} leaves no play to learn from ({})", split.made);
+                }
+                splits.push((name, Some(split)));
+                told
             }
             // Few tracks, or one artist, or one day: there may be no such split, and the others are none the worse.
             Err(e) => {
-                remove(&out.join(&file))?;
+                splits.push((name, None));
                 tracing::warn!("no split by {name}: {e}");
                 SplitReport { made: format!("none: {e}"), ..SplitReport::default() }
             }
         };
         report.splits.insert(name.into(), told);
     }
+    create_folder(&out.join("splits"))?;
     write_csv(&out.join(TRACKS), &[], &rows)?;
     write_failures(out, &hearing.failures)?;
     let json = serde_json::to_string_pretty(&report).map_err(|e| Error::invalid("report", "JSON", e))?;
     atomic_write(&out.join("report.json"), |file| writeln!(file, "{json}"))?;
+    // What is made of a data set begins with a split: it comes when the rest is there.
+    let mut files = vec![TRACKS.to_string()];
+    for (name, split) in splits {
+        let file = format!("splits/{name}.csv");
+        match split {
+            Some(split) => {
+                split.save(&out.join(&file))?;
+                files.push(file);
+            }
+            None => remove(&out.join(&file))?,
+        }
+    }
     let hashes = files.into_iter().map(|name| Ok((name.clone(), file_hash(&out.join(&name))?)));
     let header = Header {
         version: VERSION,
@@ -341,6 +375,7 @@ fn tell(split: &TrackSplit, tracks: &[Candidate], plays: &HashMap<TrackId, Plays
         test: split.count(Part::Test),
         test_groups: groups.len(),
         test_plays: test_plays as f64 / all_plays.max(1) as f64,
+        plays_before_cut: None,
     }
 }
 
@@ -361,4 +396,22 @@ fn write_csv(path: &Path, columns: &[&str], rows: &[impl Serialize]) -> Result<(
         rows.iter().try_for_each(|row| out.serialize(row))?;
         out.flush()
     })
+}
+
+#[cfg(unix)]
+#[test]
+fn a_name_that_no_table_can_hold_is_a_failure_of_that_file_alone() {
+    use std::os::unix::ffi::OsStrExt;
+    let dir = tempfile::tempdir().unwrap();
+    let front_end = FrontEnd::default();
+    let cache = SpectrogramCache::open(&dir.path().join("mels"), &front_end, 20, &Default::default()).unwrap();
+    let named = |name: &[u8]| Input::file(&dir.path().join(std::ffi::OsStr::from_bytes(name)));
+    let inputs = [named(b"caf\xe9.wav"), named("none/café.wav".as_bytes())];
+    let heard = hear_all(inputs.map(Ok).into(), &cache, &[], &AtomicBool::new(false), &|| ()).unwrap();
+    write_failures(dir.path(), &heard.failures).unwrap();
+    let reasons: Vec<String> = read_failures(dir.path()).unwrap().into_iter().map(|failure| failure.reason).collect();
+    assert!(
+        reasons.len() == 2 && reasons[0].contains("a path in UTF-8") && !reasons[1].contains("UTF-8"),
+        "{reasons:?}"
+    );
 }

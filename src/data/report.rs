@@ -55,6 +55,8 @@ pub struct SplitReport {
     pub test_groups: usize,
     /// The share of all plays that is on tracks that are held out.
     pub test_plays: f64,
+    /// Of a split by time, plays in the hours before that of its cut, which are all that is learned from.
+    pub plays_before_cut: Option<u64>,
 }
 
 impl Display for Report {
@@ -88,9 +90,10 @@ impl Display for Report {
         writeln!(f, "\n| split | train | valid | test | artists in test | plays in test | |")?;
         write!(f, "|---|---|---|---|---|---|---|")?;
         for (name, split) in &self.splits {
-            let SplitReport { made, train, valid, test, test_groups, test_plays } = split;
+            let SplitReport { made, train, valid, test, test_groups, test_plays, plays_before_cut } = split;
             let test_plays = percent(*test_plays);
-            write!(f, "\n| {name} | {train} | {valid} | {test} | {test_groups} | {test_plays} | {made} |")?;
+            let before = plays_before_cut.map_or(String::new(), |plays| format!("; {plays} plays before the cut"));
+            write!(f, "\n| {name} | {train} | {valid} | {test} | {test_groups} | {test_plays} | {made}{before} |")?;
         }
         Ok(())
     }

@@ -96,8 +96,10 @@ impl ModelConfig {
         let head = self.artist.unwrap_or_default();
         let joined = head.join(sound, songs);
         let length = |v: &[f32]| v.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
-        let calibration = self.confidence_of(windows).map(|c| if joined == sound { c.sound } else { c.artist });
+        let alone = joined == head.join(sound, &[]);
+        let calibration = self.confidence_of(windows).map(|c| if alone { c.sound } else { c.artist });
         let confidence = calibration.map(|c| c.confidence(length(&joined) as f32));
+        let margin = calibration.map(|c| c.margin);
         let unit = |v: &[f32]| {
             let mut unit = Array1::from(v.to_vec());
             match normalise(unit.view_mut()) {
@@ -105,7 +107,7 @@ impl ModelConfig {
                 false => Err(Error::invalid("a prediction", "a direction", "no finite length")),
             }
         };
-        Ok(Prediction { sound: unit(sound)?, length: length(sound) as f32, vector: unit(&joined)?, confidence })
+        Ok(Prediction { sound: unit(sound)?, length: length(sound) as f32, vector: unit(&joined)?, confidence, margin })
     }
 
     /// How sure the mean of the answers to so many windows is, where that was measured.
@@ -174,6 +176,8 @@ pub struct Prediction {
     pub vector: Vec<f32>,
     /// The cosine to expect between `vector` and what listeners are going to teach, 0 to 1.
     pub confidence: Option<f32>,
+    /// Nine of ten tracks lie above the confidence less this.
+    pub margin: Option<f32>,
 }
 
 /// A network ready to embed songs.

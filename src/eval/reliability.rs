@@ -29,7 +29,7 @@ pub struct Bin {
 }
 
 /// `confidences` and the `cosines` that came of them, `[n]` each, in `bins` bins; of a cosine above the confidence less
-/// `margin` a share of `promised` was promised.
+/// its margin, of `margins` `[n]`, a share of `promised` was promised.
 ///
 /// # Errors
 /// `Mismatch` for other numbers of them; `Invalid` without a bin, with more bins than tracks, or a number that is not
@@ -37,19 +37,20 @@ pub struct Bin {
 pub fn reliability(
     confidences: &[f32],
     cosines: &[f32],
-    margin: f32,
+    margins: &[f32],
     promised: f64,
     bins: usize,
 ) -> Result<Reliability> {
     let n = confidences.len();
-    if cosines.len() != n {
-        return Err(Error::mismatch("confidences and cosines", n, cosines.len()));
+    if (cosines.len(), margins.len()) != (n, n) {
+        let found = format!("{} and {}", cosines.len(), margins.len());
+        return Err(Error::mismatch("confidences with their cosines and margins", format!("{n} of each"), found));
     }
     if bins == 0 || bins > n {
         return Err(Error::invalid("bins of a reliability diagram", format!("1 to the {n} tracks"), bins));
     }
-    if let Some(bad) = confidences.iter().chain(cosines).find(|x| !x.is_finite()) {
-        return Err(Error::invalid("confidences and cosines", "finite numbers", bad));
+    if let Some(bad) = confidences.iter().chain(cosines).chain(margins).find(|x| !x.is_finite()) {
+        return Err(Error::invalid("confidences, cosines and margins", "finite numbers", bad));
     }
     let mut order: Vec<usize> = (0..n).collect();
     order.sort_by(|&a, &b| confidences[a].total_cmp(&confidences[b]).then(a.cmp(&b)));
@@ -63,7 +64,7 @@ pub fn reliability(
             Bin { confidence, cosine }
         })
         .collect();
-    let above = (0..n).filter(|&t| cosines[t] >= confidences[t] - margin).count();
+    let above = (0..n).filter(|&t| cosines[t] >= confidences[t] - margins[t]).count();
     Ok(Reliability {
         bins,
         error,
@@ -106,26 +107,29 @@ mod tests {
 
     #[test]
     fn by_hand() {
-        let r = reliability(&[0.2, 0.8, 0.4, 0.6], &[0.1, 0.9, 0.3, 0.5], 0.1, 0.9, 2).unwrap();
+        let r = reliability(&[0.2, 0.8, 0.4, 0.6], &[0.1, 0.9, 0.3, 0.5], &[0.11; 4], 0.9, 2).unwrap();
         let near = |a: f64, b: f64| (a - b).abs() < 1e-6;
         assert!(near(r.bins[0].confidence, 0.3) && near(r.bins[0].cosine.mean, 0.2));
         assert!(near(r.bins[1].confidence, 0.7) && near(r.bins[1].cosine.mean, 0.7));
         assert!(near(r.error, 0.05) && near(r.rank_correlation, 1.0), "{r:?}");
         assert_eq!(r.above_margin, 1.0);
-        assert_eq!(reliability(&[0.5; 4], &[0.4, 0.5, 0.6, 0.3], 0.15, 0.9, 1).unwrap().above_margin, 0.75);
+        let above =
+            |margins: &[f32; 4]| reliability(&[0.5; 4], &[0.4, 0.5, 0.6, 0.3], margins, 0.9, 1).unwrap().above_margin;
+        assert_eq!((above(&[0.15; 4]), above(&[0.15, 0.0, 0.0, 0.3]), above(&[0.0; 4])), (0.75, 1.0, 0.5));
     }
 
     #[test]
     fn ranks_share_places_and_what_does_not_vary_correlates_with_nothing() {
         assert_eq!(ranks(&[3.0, 1.0, 3.0, 2.0]), [2.5, 0.0, 2.5, 1.0]);
-        assert_eq!(reliability(&[0.5; 3], &[0.1, 0.2, 0.3], 0.0, 0.9, 1).unwrap().rank_correlation, 0.0);
+        assert_eq!(reliability(&[0.5; 3], &[0.1, 0.2, 0.3], &[0.0; 3], 0.9, 1).unwrap().rank_correlation, 0.0);
         assert_eq!(correlation(&[0.0, 1.0, 2.0], &[2.0, 1.0, 0.0]), -1.0);
     }
 
     #[test]
     fn nonsense_is_refused() {
-        assert!(reliability(&[0.5], &[], 0.0, 0.9, 1).is_err());
-        assert!(reliability(&[0.5], &[0.5], 0.0, 0.9, 2).is_err() && reliability(&[], &[], 0.0, 0.9, 0).is_err());
-        assert!(reliability(&[f32::NAN], &[0.5], 0.0, 0.9, 1).is_err());
+        assert!(reliability(&[0.5], &[], &[0.0], 0.9, 1).is_err() && reliability(&[0.5], &[0.5], &[], 0.9, 1).is_err());
+        assert!(reliability(&[0.5], &[0.5], &[0.0], 0.9, 2).is_err() && reliability(&[], &[], &[], 0.9, 0).is_err());
+        assert!(reliability(&[f32::NAN], &[0.5], &[0.0], 0.9, 1).is_err());
+        assert!(reliability(&[0.5], &[0.5], &[f32::NAN], 0.9, 1).is_err());
     }
 }

@@ -288,6 +288,13 @@ mod tests {
         assert_eq!(info(None).artist_or_album(), Some("One"));
         assert_eq!(info(Some("Various Artists")).artist_or_album(), None);
         assert_eq!(TrackInfo::default().artist_or_album(), None);
+        // A damaged song does not keep another from being heard: the rest is given, and as many as were asked for.
+        let damage = |sql: &str| store.db.execute(sql, []).unwrap();
+        damage("UPDATE vectors_1 SET norm = 9 WHERE track = (SELECT key FROM tracks WHERE id = 'b')");
+        assert_eq!(songs("Ann", 1), [("a".to_string(), 3)]);
+        assert!(store.track(&id("b")).is_err());
+        damage("UPDATE tracks SET title = 'x' WHERE id = 'a'");
+        assert_eq!(songs("Ann", 9), []);
     }
 
     fn changes_since(store: &Store, seq: i64) -> Vec<TrackChange> {

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use rusqlite::types::{ToSqlOutput, Value, ValueRef};
-use rusqlite::{Connection, OptionalExtension, Row, RowIndex, Rows, ToSql, params};
+use rusqlite::{Connection, OptionalExtension, Row, RowIndex, Rows, ToSql};
 
 use super::generations::{Generation, Head};
 use super::open::DATABASE;
@@ -58,22 +58,30 @@ impl Store {
     }
 
     /// Up to `most` of the newest tracks by an artist ([`TrackInfo::artist_or_album`](super::TrackInfo)) whose listeners
-    /// have taught where they lie, those with most listeners first.
+    /// have taught where they lie, those with most listeners first. One whose row is damaged is left out: to ingest its file
+    /// again mends it, which asks for these songs.
     pub fn songs_of(&self, name: &str, most: usize) -> Result<Vec<Song>> {
         let Some(number) = self.working else { return Ok(Vec::new()) };
         // Of a name that thousands of tracks bear, the newest: what is looked at stays bounded.
         let sql = format!(
             "{} WHERE t.key IN (SELECT key FROM tracks WHERE ifnull(artist, album) = ?1 ORDER BY key DESC LIMIT 2048)
-                 AND v.source <> 'predicted' AND v.plays > 0 ORDER BY v.plays DESC, t.key LIMIT ?2",
+                 AND v.source <> 'predicted' AND v.plays > 0 ORDER BY v.plays DESC, t.key",
             track_sql(number)
         );
         self.ask(|db| {
             let mut statement = db.prepare_cached(&sql)?;
-            let mut rows = statement.query(params![name, most as i64])?;
+            let mut rows = statement.query([name])?;
             let mut songs = Vec::new();
-            while let Some(row) = rows.next()? {
-                let Track { id, vector, plays, .. } = track_row(row)?;
-                songs.push(Song { id, vector, plays });
+            while songs.len() < most
+                && let Some(row) = rows.next()?
+            {
+                match track_row(row) {
+                    Ok(Track { id, vector, plays, .. }) => songs.push(Song { id, vector, plays }),
+                    Err(rusqlite::Error::FromSqlConversionFailure(_, _, damage)) => {
+                        tracing::warn!("{}: a song by {name} is left out: {damage}", self.path.display());
+                    }
+                    Err(e) => return Err(e),
+                }
             }
             Ok(songs)
         })
