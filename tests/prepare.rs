@@ -211,6 +211,29 @@ fn every_stage_keeps_to_the_split() {
     let space = fs::read_to_string(folder.join("factors-time/factors.toml")).unwrap();
     assert!(space.contains(early[0]["space"].as_str().unwrap()), "{early:?}");
 
+    // A playlist without times may have been made after the cut: it is left out, and says so.
+    let lists: String = (0..SONGS).map(|i| format!("mine,song-{i:02}\n")).collect();
+    fs::create_dir(folder.join("logs")).unwrap();
+    fs::write(folder.join("logs/lists.csv"), format!("playlist,track\n{lists}")).unwrap();
+    fs::copy(folder.join("before.csv"), folder.join("logs/before.csv")).unwrap();
+    let listed = ["factorize", "logs", "--split", "data/splits/time.csv", "--out", "listed"];
+    let (code, _, stderr) = run(folder, &[&listed[..], &SMALL].concat());
+    let left = format!("{} events left out, of playlists without times", SONGS - split.count(Part::Test));
+    assert!(code == 0 && stderr.contains(&left), "{left}: {stderr}");
+    assert_eq!(lines("listed/users.ids"), lines("early/users.ids"));
+    // A cut before all that anyone did leaves nothing to fit.
+    let early = fs::read_to_string(folder.join("data/splits/time.csv")).unwrap();
+    let (_, rows) = early.split_once('\n').unwrap();
+    fs::write(folder.join("first.csv"), format!("# rule=time cut=86400\n{rows}")).unwrap();
+    let (code, _, stderr) = run(folder, &["factorize", "events.csv", "--split", "first.csv", "--out", "none"]);
+    let said = ["86400 (1970-01-02)", &format!("none: 0 events before, {} from then on", log.lines().count() - 1)];
+    assert!(code == 2 && said.iter().all(|said| stderr.contains(said)), "{stderr}");
+    // Nor is what earlier factors know new.
+    let warm = ["factorize", "events.csv", "--out", "known", "--hold-out", "0.3", "--warm", "all"];
+    assert_eq!(run(folder, &["factorize", "events.csv", "--out", "all", SMALL[2], SMALL[3]]).0, 0);
+    let (code, _, stderr) = run(folder, &[&warm[..], &SMALL].concat());
+    assert!(code == 2 && stderr.contains("which they know") && !folder.join("known").exists(), "{stderr}");
+
     // Two splits do not mix, neither in a warm start nor in a folder.
     let warm = ["factorize", "events.csv", "--split", "data/splits/artist.csv", "--out", "warm", "--warm"];
     let (code, _, stderr) = run(folder, &[&warm[..], &["factors-track"], &SMALL].concat());

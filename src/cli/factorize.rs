@@ -1,4 +1,5 @@
 use std::cell::Cell;
+use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -10,6 +11,7 @@ use serde_json::json;
 
 use super::{Context, count, cpu_seconds, print_json, print_line, progress};
 use crate::artefact::{SpaceId, write_toml};
+use crate::dates::date_of;
 use crate::error::{Error, Result};
 use crate::eval::{Part as TrackPart, TrackSplit, held_out, hold_out};
 use crate::events::{
@@ -58,12 +60,12 @@ pub struct Args {
     hold_out: Option<f64>,
 
     /// Keep the test tracks of a split that `debut prepare` made from the fit, with all their events; of a split by time also
-    /// all events from its cut on. The factors keep a copy, so that `debut train` and `debut evaluate` know it.
+    /// all events from its cut on, and playlist adds without a time. The factors keep a copy, so that `debut train` and `debut evaluate` know it.
     #[arg(long, value_name = "SPLIT.csv", conflicts_with = "hold_out")]
     split: Option<PathBuf>,
 
     /// Start from these factors, as far as listeners and tracks are the same, and turn the result into their space
-    /// (orthogonal Procrustes); says how far tracks drifted. For a day's new events 2 iterations are then enough
+    /// (orthogonal Procrustes); says how far tracks drifted. They must not know tracks that are held out now. For a day's new events 2 iterations are then enough
     /// (`--set als.iterations=2`).
     #[arg(long, value_name = "FACTORS")]
     warm: Option<PathBuf>,
@@ -153,13 +155,15 @@ pub fn split_of(dir: &Path, factors: &Factors) -> Result<Option<TrackSplit>> {
     Ok(Some(split))
 }
 
-/// Puts the split of factors into their folder, or takes that of earlier ones away. Before the factors: those that lie there
-/// when a crash comes in between do not fit it, or are of the same split.
-pub fn keep_split(dir: &Path, split: Option<&TrackSplit>) -> Result<()> {
+/// Puts factors into their folder by `save`, with their split; that of earlier ones is taken away. A split comes before its
+/// factors, and goes after them: whatever lies there when a crash comes in between does not fit it, or is of the same split.
+pub fn save_with_split(dir: &Path, split: Option<&TrackSplit>, save: impl FnOnce() -> Result<()>) -> Result<()> {
     let path = dir.join(SPLIT);
     if let Some(split) = split {
-        return split.save(&path);
+        split.save(&path)?;
+        return save();
     }
+    save()?;
     match std::fs::remove_file(&path) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(&path)(e)),
         _ => Ok(()),
@@ -175,6 +179,12 @@ struct Kept {
     of_tracks: Cell<u64>,
     /// Other events, from the cut on.
     of_time: Cell<u64>,
+    /// Other events, of playlists, of which nobody says whether they were before the cut.
+    undated: Cell<u64>,
+    /// Events that the fit may know of.
+    open: Cell<u64>,
+    /// All events before the cut, and from it on.
+    around_cut: [Cell<u64>; 2],
 }
 
 impl Kept {
@@ -182,16 +192,65 @@ impl Kept {
         if split.count(TrackPart::Test) == 0 {
             return Err(Error::invalid(format!("split ({})", split.made), "tracks in its part test", "none"));
         }
-        Ok(Kept { id: split.hash(), split, of_tracks: Cell::new(0), of_time: Cell::new(0) })
+        Ok(Kept {
+            id: split.hash(),
+            split,
+            of_tracks: Cell::default(),
+            of_time: Cell::default(),
+            undated: Cell::default(),
+            open: Cell::default(),
+            around_cut: Default::default(),
+        })
     }
 
     /// Whether the fit may know of it.
     fn is_open(&self, event: &Event) -> bool {
-        let (is_test, is_late) =
-            (self.split.is(&event.track, TrackPart::Test), self.split.cut.is_some_and(|cut| event.time >= cut));
-        let count = if is_test { &self.of_tracks } else { &self.of_time };
-        count.set(count.get() + u64::from(is_test || is_late));
-        !is_test && !is_late
+        let add = |count: &Cell<u64>| count.set(count.get() + 1);
+        // A table of playlists may have no times, which are then those of 1970.
+        let is_undated = self.split.cut.is_some() && event.time == 0 && event.user.is_playlist();
+        let is_late = self.split.cut.is_some_and(|cut| event.time >= cut);
+        if !is_undated {
+            add(&self.around_cut[usize::from(is_late)]);
+        }
+        let kind = match () {
+            () if self.split.is(&event.track, TrackPart::Test) => &self.of_tracks,
+            () if is_undated => &self.undated,
+            () if is_late => &self.of_time,
+            () => &self.open,
+        };
+        add(kind);
+        std::ptr::eq(kind, &self.open)
+    }
+
+    /// Says what was left out, once all events are read.
+    ///
+    /// # Errors
+    /// `Mismatch` where there was something, and all of it is left out.
+    fn tell(&self) -> Result<()> {
+        let [before, after] = self.around_cut.each_ref().map(Cell::get);
+        let undated = self.undated.get();
+        if undated > 0 {
+            tracing::warn!(
+                "{} left out, of playlists without times: nobody says whether they were before the cut",
+                count(undated, "event")
+            );
+        }
+        if self.open.get() > 0 || before + after + undated == 0 {
+            return Ok(());
+        }
+        let of_test = format!("{} of held-out tracks", self.of_tracks.get());
+        Err(match self.split.cut {
+            Some(cut) => Error::mismatch(
+                format!("the split ({}) and the events", self.split.made),
+                format!("events before its cut, {cut} ({}), of tracks that are not held out", date_of(cut)),
+                format!("none: {before} events before, {after} from then on, {undated} without a time; {of_test}"),
+            ),
+            None => Error::mismatch(
+                format!("the split ({}) and the events", self.split.made),
+                "events of tracks that are not held out",
+                format!("{} events, {of_test}", before + after),
+            ),
+        })
     }
 
     /// The tracks that were held out.
@@ -240,7 +299,12 @@ fn in_memory(args: &Args, context: &Context, reading: &EventsConfig, split: Opti
     let earlier = args.warm.as_deref().map(|dir| start_from(dir, split)).transpose()?;
     let configs: Vec<_> = [config.confidence].into_iter().chain(parts.iter().map(|part| part.confidence)).collect();
     let is_open = |event: &Event| split.is_none_or(|kept| kept.is_open(event));
-    let (mut matrices, left_out) = read_matrices(&args.events, &configs, reading, &is_open)?;
+    // The first takes what any of them does.
+    let mut builder = InteractionsBuilder::new(&configs[0], reading, None)?;
+    let left_out =
+        read_reported(&args.events, reading, &mut |event| if is_open(&event) { builder.push(&event) } else { Ok(()) })?;
+    split.map_or(Ok(()), Kept::tell)?;
+    let mut matrices = builder.finish_each(&configs)?;
     let of_parts = matrices.split_off(1);
     let all = matrices.remove(0);
     let (data, held_out) = match (args.hold_out, split) {
@@ -252,6 +316,11 @@ fn in_memory(args: &Args, context: &Context, reading: &EventsConfig, split: Opti
         }
     };
     if let Some(earlier) = &earlier {
+        let is_held_out: HashSet<&TrackId> = held_out.iter().collect();
+        if let Some(known) = earlier.tracks.iter().find(|track| is_held_out.contains(track)) {
+            let found = format!("{known}, which they know");
+            return Err(Error::mismatch("the held-out tracks and the earlier factors", "no track in both", found));
+        }
         // Without so many they cannot be aligned, which comes after all the work.
         let shared = earlier.tracks.iter().filter(|track| data.tracks.number(track).is_some()).count();
         if shared < config.als.dimensions {
@@ -275,8 +344,7 @@ fn in_memory(args: &Args, context: &Context, reading: &EventsConfig, split: Opti
     };
     factors.held_out = held_out;
     let drift = earlier.as_ref().map(|earlier| factors.align(earlier)).transpose()?;
-    keep_split(&args.out, split.map(|kept| &kept.split))?;
-    factors.save(&args.out)?;
+    save_with_split(&args.out, split.map(|kept| &kept.split), || factors.save(&args.out))?;
     Ok(Done {
         is_same_space: earlier.is_some_and(|earlier| earlier.space == factors.space),
         dimensions: factors.dimensions(),
@@ -328,6 +396,7 @@ fn on_disk(
     let left_out = read_reported(&args.events, reading, &mut |event| {
         if split.is_none_or(|kept| kept.is_open(&event)) { builder.push(&event) } else { Ok(()) }
     })?;
+    split.map_or(Ok(()), Kept::tell)?;
     // Two shards are in memory at a time: half of what the events had.
     let size = ShardSize {
         bytes: reading.memory_mb.saturating_mul(1 << 20) / 4,
@@ -351,8 +420,7 @@ fn on_disk(
         watch.after(progress.iteration, progress.loss, &|| progress.save(&checkpoints, &run))
     });
     let fitted = watch.end(fitted)?;
-    keep_split(&args.out, split.map(|kept| &kept.split))?;
-    fitted.save(&args.out)?;
+    save_with_split(&args.out, split.map(|kept| &kept.split), || fitted.save(&args.out))?;
     Ok(Done {
         space: fitted.factors().space.clone(),
         users: data.users,
@@ -486,20 +554,9 @@ pub fn read_interactions_where(
     reading: &EventsConfig,
     keep: &dyn Fn(&Event) -> bool,
 ) -> Result<(Interactions, u64)> {
-    let (mut matrices, left_out) = read_matrices(path, std::slice::from_ref(config), reading, keep)?;
-    Ok((matrices.remove(0), left_out))
-}
-
-/// The same, into a matrix for each of `configs`, of which the first takes what any of them does.
-fn read_matrices(
-    path: &Path,
-    configs: &[ConfidenceConfig],
-    reading: &EventsConfig,
-    keep: &dyn Fn(&Event) -> bool,
-) -> Result<(Vec<Interactions>, u64)> {
-    let mut builder = InteractionsBuilder::new(&configs[0], reading, None)?;
+    let mut builder = InteractionsBuilder::new(config, reading, None)?;
     let left_out = read_reported(path, reading, &mut |event| if keep(&event) { builder.push(&event) } else { Ok(()) })?;
-    Ok((builder.finish_each(configs)?, left_out))
+    Ok((builder.finish()?, left_out))
 }
 
 /// Reads events one by one, and says on standard error which rows were left out and why; returns how many.

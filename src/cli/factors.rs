@@ -3,7 +3,7 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
-use super::factorize::{keep_split, read_interactions, split_of};
+use super::factorize::{read_interactions, save_with_split, split_of};
 use super::{Context, count, print_json, print_line};
 use crate::error::Result;
 use crate::factors::{Factors, Format, Names};
@@ -104,8 +104,7 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
             context.config.als.check()?;
             factors.config.same_space = context.config.als.same_space;
             drift = Some(factors.align(&Factors::load(&to)?)?);
-            keep_split(&out, split.as_ref())?;
-            factors.save(&out)?;
+            save_with_split(&out, split.as_ref(), || factors.save(&out))?;
             (factors, out)
         }
         What::Export { factors, to, out } => {
@@ -122,8 +121,7 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
                 let plays = |track| data.tracks.number(track).map_or(0, |n| data.plays[n as usize]);
                 factors.plays = factors.tracks.iter().map(plays).collect();
             }
-            keep_split(&out, None)?;
-            factors.save(&out)?;
+            save_with_split(&out, None, || factors.save(&out))?;
             (factors, out)
         }
     };
