@@ -44,8 +44,8 @@
 //! | [`index`] | which songs are near: a cache of the catalogue | `store` |
 //! | [`inputs`] [`embed`] [`ingest`] [`reindex`] | files, folders, manifests; the jobs that turn them into vectors, without a catalogue, into one, and anew | `store`; `audio` `encoder` |
 //! | [`recommend`] | which tracks for whom, and because of what | `index` `store` `factors` |
-//! | [`eval`] | how good is it | `factors` `events` `handover` |
-//! | [`data`] | tracks that were heard, joined with their events and split: what training and evaluation read | `audio` `inputs` `events` `eval` |
+//! | [`eval`] | how good is it | `factors` `events` `handover` `plot` |
+//! | [`data`] | tracks that were heard, joined with their events and split: what training and evaluation read | `audio` `inputs` `events` `eval` `store` |
 //! | [`plot`] | curves and spectrograms as pictures | the first line |
 //! | [`config`] [`cli`] | all settings in one file; the verbs, where stages meet | everything |
 #![recursion_limit = "256"]

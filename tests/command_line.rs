@@ -416,19 +416,8 @@ fn plays_become_factors_factors_a_model_and_the_model_a_table() {
     let more: [(&str, &[&str]); 2] = [("runs/again", &["--name", "small"]), ("runs/other", &[])];
     for (i, (out, name)) in more.into_iter().enumerate() {
         let seed = format!("train.seed={}", i + 2);
-        let again = [
-            "train",
-            "--factors",
-            "factors",
-            "--audio",
-            "tracks.csv",
-            "--out",
-            out,
-            "--config",
-            "small.toml",
-            "--set",
-            &seed,
-        ];
+        let again =
+            ["train", "--factors", "factors", "--data", "data", "--out", out, "--config", "small.toml", "--set", &seed];
         json(dir.path(), 0, &[&again[..], name, &["--json"]].concat());
     }
     let several = ["--model", "runs/again", "--model", "runs/other", "--save", "--report", "report"];

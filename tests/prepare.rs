@@ -56,6 +56,13 @@ fn a_data_set_is_a_function_of_its_inputs_and_tells_what_it_covers() {
     let n = |name: &str| report[name].as_u64().unwrap();
     assert_eq!((n("given"), n("heard"), n("failed"), n("with_listeners")), (50, 48, 2, 48), "{report}");
     assert_eq!((n("without_audio"), n("released"), n("repeated")), (1, 48, 0));
+    // The cut is a midnight, so it is exact.
+    let cut = TrackSplit::load(&folder.join("data/splits/time.csv")).unwrap().cut.unwrap();
+    let log = fs::read_to_string(folder.join("events.csv")).unwrap();
+    let is_before = |line: &&str| line.split(',').next().unwrap().parse::<i64>().is_ok_and(|time| time < cut);
+    let before = log.lines().filter(is_before).count();
+    assert!(before > 100 && report["splits"]["time"]["plays_before_cut"].as_u64() == Some(before as u64), "{report}");
+    assert!(report["splits"]["artist"]["plays_before_cut"].is_null());
     let first = files(&folder.join("data"));
     let names: Vec<_> = first.keys().map(String::as_str).collect();
     let splits = ["splits/artist.csv", "splits/time.csv", "splits/track.csv"];

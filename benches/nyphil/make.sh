@@ -23,12 +23,13 @@ fi
 python3 $here/render.py --join $here/join.csv "${midi[@]}" --out "$work"
 python3 $here/events.py --programmes "$programmes" --tracks "$work/tracks.csv" --out "$work"
 
-# A third of all works, by hash: of those with sound about 70.
-"$debut" --config $here/recipe.toml factorize "$work/events.csv" --hold-out 0.35 --out "$work/factors"
-"$debut" --config $here/recipe.toml train --factors "$work/factors" --audio "$work/tracks.csv" --cache "$work/spectrograms" \
-  --windows 6 --name nyphil --out "$work/model"
-heard=(--events "$work/events.csv" --audio "$work/tracks.csv" --cache "$work/spectrograms" --windows 6)
-"$debut" evaluate --model "$work/model" --factors "$work/factors" "${heard[@]}" --segments 6 -k 10 | tee "$work/scores.md"
+"$debut" prepare --audio "$work/tracks.csv" --events "$work/events.csv" --cache "$work/spectrograms" --windows 6 \
+  --out "$work/data"
+# A quarter of the works with sound is held out.
+"$debut" --config $here/recipe.toml factorize "$work/events.csv" --split "$work/split.csv" --out "$work/factors"
+"$debut" --config $here/recipe.toml train --data "$work/data" --factors "$work/factors" --name nyphil --out "$work/model"
+"$debut" evaluate --model "$work/model" --data "$work/data" --factors "$work/factors" --events "$work/events.csv" \
+  --segments 6 -k 10 | tee "$work/scores.md"
 "$debut" embed --manifest "$work/tracks.csv" --model "$work/model" --segments 6 --out "$work/vectors.npy"
 python3 $here/baselines.py --factors "$work/factors" --events "$work/events.csv" --tracks "$work/tracks.csv" \
   --programmes "$programmes" --vectors "$work/vectors.npy" -k 10 | tee -a "$work/scores.md"

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Renders every joined work as one file of sound: `python render.py --join join.csv --midi NAME=DIR … --out DIR`.
 
-Six pieces of 30 s a work, one after the other, so that `debut train --windows 6` hears each: the middle of up to six movements
+Six pieces of 30 s a work, one after the other, so that `debut prepare --windows 6` hears each: the middle of up to six movements
 (of more, six spread evenly), and where there are fewer, more places of each, spread evenly over it. Debian's fluidsynth with
 FluidR3_GM, mono, 22,050 Hz; every piece at the same loudness, so that a sequencer's level gives nothing away. Nothing is random.
 

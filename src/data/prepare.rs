@@ -312,8 +312,7 @@ pub fn prepare(hearing: Hearing, listened_to: ListenedTo, settings: &Settings) -
             Ok(split) => {
                 let mut told = tell(&split, &candidates, &plays, all_plays);
                 told.plays_before_cut = split.cut.map(|cut| {
-                    let before = |hour: &&i64| **hour < cut.div_euclid(HOUR);
-                    hours.keys().filter(before).map(|hour| hours[hour]).sum()
+                    hours.iter().filter(|(hour, _)| **hour < cut.div_euclid(HOUR)).map(|(_, plays)| plays).sum()
                 });
                 if told.plays_before_cut == Some(0) {
                     tracing::warn!("the split by {name} leaves no play to learn from ({})", split.made);

@@ -10,15 +10,16 @@ here=models/game-music/make
 work=${1:-runs/game-music}
 share=${SHARE:-0.6}     # of the variance of taste that audio can explain; the card reports 0.3 too
 split=${SPLIT:-track}   # track, artist or time
+tracks=$work/audio/released.csv   # beside tracks.csv, so that its paths are the same: audio/<album>/<name>
 
 cargo build --release
 debut=${CARGO_TARGET_DIR:-target}/release/debut
 
 python3 $here/fetch_audio.py --out "$work/audio"
 python3 $here/simulate_listeners.py --tracks "$work/audio/tracks.csv" --out "$work/events-$share.csv" --share "$share" \
-  --releases "$work/released.csv"
+  --releases "$tracks"
 
-"$debut" prepare --audio "$work/released.csv" --events "$work/events-$share.csv" --cache "$work/spectrograms" --windows 6 \
+"$debut" prepare --audio "$tracks" --events "$work/events-$share.csv" --cache "$work/spectrograms" --windows 6 \
   --out "$work/data-$share"
 "$debut" --config $here/recipe.toml factorize "$work/events-$share.csv" --split "$work/data-$share/splits/$split.csv" \
   --out "$work/factors-$share-$split"
@@ -31,7 +32,7 @@ if [ "${INSTALL:-no}" = yes ]; then   # puts the result where the shipped model 
   to=models/game-music
   cp "$work/model-$share-$split"/{model.toml,model.safetensors,space.json,curve.svg} $to/
   mkdir -p $to/factors && cp "$work/factors-$share-$split"/* $to/factors/
-  cp "$work/released.csv" $to/tracks.csv
+  cp "$tracks" $to/tracks.csv
   python3 $here/pack_events.py "$work/events-$share.csv" $to/factors/held_out.ids $to/events.parquet
   python3 tests/golden/encoder.py $to
 fi
