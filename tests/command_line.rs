@@ -273,7 +273,7 @@ fn spectrograms_and_vectors_come_out_as_arrays() {
     let file = fs::File::open(dir.path().join("v.parquet")).unwrap();
     let reader = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
     let names: Vec<String> = reader.schema().fields().iter().map(|f| f.name().clone()).collect();
-    assert_eq!(names, ["track", "path", "vector", "lost"]);
+    assert_eq!(names, ["track", "path", "vector", "confidence", "lost"]);
     assert_eq!(reader.build().unwrap().map(|b| b.unwrap().num_rows()).sum::<usize>(), 3);
 }
 
@@ -435,8 +435,8 @@ fn plays_become_factors_factors_a_model_and_the_model_a_table() {
     let [page, text] =
         ["report.html", "report.md"].map(|f| fs::read_to_string(dir.path().join("report").join(f)).unwrap());
     // Every picture is in the page, and beside the Markdown.
-    assert_eq!((page.matches("<svg").count(), page.matches("src=").count(), page.matches("http").count()), (5, 0, 5));
-    for picture in ["map.svg", "auc.svg", "recall.svg", "ndcg.svg", "recall-curve.svg"] {
+    assert_eq!((page.matches("<svg").count(), page.matches("src=").count(), page.matches("http").count()), (6, 0, 6));
+    for picture in ["map.svg", "auc.svg", "recall.svg", "ndcg.svg", "recall-curve.svg", "reliability.svg"] {
         assert!(text.contains(picture) && dir.path().join("report").join(picture).is_file(), "{picture}");
     }
     for said in ["debut evaluate --model runs/small", "network small", "artist mean", "0.05016"] {
