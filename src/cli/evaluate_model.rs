@@ -201,11 +201,14 @@ impl Learned {
     }
 }
 
+/// How reliable which confidence is.
+type Named = (String, Reliability);
+
 /// What was found.
 struct Table {
     methods: Vec<Method>,
     /// Of models that say how sure they are.
-    confidences: Vec<(String, Reliability)>,
+    confidences: Vec<Named>,
     /// New tracks of which no revealed listener taught anything: there is no direction to be near to.
     untaught: usize,
 }
@@ -346,7 +349,7 @@ impl Scoring<'_> {
         model: &Model,
         said: ArrayView2<f32>,
         taught: ArrayView2<f32>,
-    ) -> Result<(Array2<f32>, Vec<(String, Reliability)>)> {
+    ) -> Result<(Array2<f32>, Vec<Named>)> {
         let Scoring { heard, known, .. } = *self;
         let head = model.config.artist.unwrap_or_default();
         let mut by_artist: HashMap<&str, Vec<Known>> = HashMap::new();

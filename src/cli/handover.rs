@@ -246,9 +246,12 @@ pub fn hand_over_all(
 /// What is known of artists, for the model that joins it with the sound of their other songs.
 struct Artists<'a> {
     model: Option<&'a ModelConfig>,
-    /// Of each artist the songs that people play, the most played first: `[d]` of unit length, and what it rests on.
-    songs: HashMap<String, Vec<(&'a TrackId, Vec<f32>, f32)>>,
+    /// Of each artist the songs that people play, the most played first.
+    songs: HashMap<String, Vec<Played<'a>>>,
 }
+
+/// A song that people play: its learned direction `[d]`, and how much that rests on plays.
+type Played<'a> = (&'a TrackId, Vec<f32>, f32);
 
 impl<'a> Artists<'a> {
     fn new(
@@ -257,7 +260,7 @@ impl<'a> Artists<'a> {
         model: Option<&'a ModelConfig>,
     ) -> Artists<'a> {
         let head = model.and_then(|model| model.artist).filter(|head| head.share > 0.0);
-        let mut songs: HashMap<String, Vec<(&TrackId, Vec<f32>, f32)>> = HashMap::new();
+        let mut songs: HashMap<String, Vec<Played>> = HashMap::new();
         if let Some(head) = head {
             let rows: HashMap<&TrackId, usize> = factors.tracks.iter().zip(0..).collect();
             for (id, info) in tracks {

@@ -523,11 +523,11 @@ mod tests {
         let mut tape = Tape::new(&case.config);
         let (_, gradients) = case.step(&mut tape);
         let mut rng = ChaCha8Rng::seed_from_u64(8);
-        for slice in 0..gradients.len() {
+        for (slice, gradient) in gradients.iter().enumerate() {
             // Along the gradient of one slice, so that the slope is far above the rounding of the loss, and some noise.
-            let length = gradients[slice].iter().map(|g| g * g).sum::<f32>().sqrt();
-            let way: Vec<f32> = gradients[slice].iter().map(|g| g / length * rng.random_range(0.5..1.5)).collect();
-            let expected: f32 = way.iter().zip(&gradients[slice]).map(|(w, g)| w * g).sum();
+            let length = gradient.iter().map(|g| g * g).sum::<f32>().sqrt();
+            let way: Vec<f32> = gradient.iter().map(|g| g / length * rng.random_range(0.5..1.5)).collect();
+            let expected: f32 = way.iter().zip(gradient).map(|(w, g)| w * g).sum();
             let mut loss_at = |distance: f32| {
                 let mut weights = case.weights.clone();
                 weights.slices_mut()[slice].iter_mut().zip(&way).for_each(|(w, way)| *w += distance * way);
