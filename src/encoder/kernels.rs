@@ -541,7 +541,7 @@ impl WithSimd for Gather<'_> {
             let mut done = 0;
             macro_rules! run_of {
                 ($($registers:literal)*) => {$(
-                    // With 16 registers in all, 12 sums leave room for what is multiplied.
+                    // Of AVX2's 16 registers, 8 hold sums.
                     while $registers < S::REGISTER_COUNT && width - done >= $registers * S::F32_LANES {
                         let out = &mut out[done..][..$registers * S::F32_LANES];
                         run(simd, Run::<$registers> { terms, source: &source[done..], step, out });

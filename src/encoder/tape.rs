@@ -38,13 +38,16 @@ use super::{CONVOLUTIONS, EncoderConfig, Layer, Weights};
 const BLOCK: usize = 256;
 
 /// Numbers that one gather reads again and again: 24 KB, most of a first-level cache. (With all of a song's frames or
-/// all of a layer's weights in turn it waits for the second-level cache, and takes 1.6 times as long.)
+/// all of a layer's weights in turn it waits for the second-level cache, a third longer in all.)
 const NEAR: usize = 6 << 10;
+
+/// Songs whose lists are held at once: 20 MB of them for the preset.
+const GROUP: usize = 32;
 
 /// Rows of a dense layer's gradient that one thread finishes at a time.
 const ROWS: usize = 48;
 
-/// What a forward pass keeps for the backward pass, and the buffers of both (2 MB a song and 70 MB for the preset).
+/// What a forward pass keeps for the backward pass, and the buffers of both (1.2 MB a song and 80 MB for the preset).
 pub(crate) struct Tape {
     config: EncoderConfig,
     arch: Arch,
@@ -53,8 +56,11 @@ pub(crate) struct Tape {
     packed: Vec<Packed>,
     /// The inputs of the dense layers, `[b, 3 * channels]` and twice `[b, dense]`.
     x: [Vec<f32>; 3],
-    /// A convolution's weights or their gradient, in blocks `[outputs, BLOCK]`.
+    /// The gradient of a convolution's weights, and these weights, in blocks `[outputs, BLOCK]`.
+    sums: Aligned,
     blocks: Aligned,
+    /// For each song of a group.
+    lists: Vec<Lists>,
     gradients: Vec<Vec<f32>>,
 }
 
@@ -65,9 +71,13 @@ struct Song {
     x: [Aligned; CONVOLUTIONS + 1],
     /// Which frame of its pool each of `x[1..]` is.
     places: [Vec<u32>; CONVOLUTIONS],
-    /// The gradient by one of `x`, and by the one before it.
+    /// The gradient by one of `x`.
     dy: Aligned,
-    dx: Aligned,
+}
+
+/// What is left of a song's gradient by one convolution's sums.
+#[derive(Default)]
+struct Lists {
     by_channel: Terms,
     by_frame: Terms,
 }
@@ -85,7 +95,9 @@ impl Tape {
             songs: Vec::new(),
             packed: pools.map(|pool| Packed { pool, clip: true, ..Packed::empty(lanes(arch)) }).collect(),
             x: Default::default(),
+            sums: Aligned::default(),
             blocks: Aligned::default(),
+            lists: Vec::new(),
             gradients: config.shapes().iter().flat_map(|(i, o)| [vec![0.0; i * o], vec![0.0; *o]]).collect(),
         }
     }
@@ -225,68 +237,89 @@ impl Tape {
     /// The gradient by the weights of convolution `i` from that by its outputs, the `dy` of each song; afterwards that is
     /// the one by its inputs, unless there is no layer before.
     fn convolution_back(&mut self, i: usize, layer: &Layer) {
-        let Tape { config, arch, songs, blocks, gradients, .. } = self;
+        let Tape { config, arch, songs, sums, blocks, lists, gradients, .. } = self;
         let pool = config.pools.get(i).copied().unwrap_or(1);
         let outputs = config.channels[i];
         let step = if i == 0 { config.mel_bands } else { config.channels[i - 1] };
-        let near =
-            Near { frames: (NEAR / (pool * step.min(BLOCK))).max(1), channels: if i == 0 { 0 } else { NEAR / BLOCK } };
-        songs.par_iter_mut().for_each(|song| arch.dispatch(|| song.list(i, outputs, pool, near)));
         let frames = songs.first().map_or(0, |song| song.dy.len() / outputs);
-
+        let near = Near {
+            frames: evenly(frames, NEAR / (pool * step.min(BLOCK))),
+            channels: if i == 0 { 0 } else { evenly(outputs, NEAR / BLOCK) },
+        };
         let [d_weight, d_bias] = &mut gradients[2 * i..][..2] else { unreachable!("7 pairs") };
-        d_bias.par_iter_mut().enumerate().for_each(|(channel, sum)| {
-            let lists = (channel..).step_by(outputs).take(frames.div_ceil(near.frames));
-            let lists = songs.iter().flat_map(|song| lists.clone().map(|list| song.by_channel.list(list)));
-            *sum = lists.flatten().map(|term| term.by).sum();
-        });
-        // A block at a time for all songs, so that its sums stay in the second-level cache; where there are more threads
-        // than blocks, some of its channels.
+        let weight = layer.weight.as_slice().expect("made in standard layout");
         let size = BLOCK * outputs;
-        blocks.resize(d_weight.len());
-        let parts = (2 * rayon::current_num_threads()).div_ceil(blocks.len().div_ceil(size));
+        sums.resize(weight.len());
+        sums.fill(0.0);
+        d_bias.fill(0.0);
+        if i > 0 {
+            blocks.resize(weight.len());
+            blocks.par_chunks_mut(size).zip(weight.par_chunks(size)).for_each(|(to, from)| {
+                transpose(from, outputs, to, to.len() / outputs);
+            });
+        }
+        // Where there are more threads than blocks, some of a block's channels to each.
+        let parts = (2 * rayon::current_num_threads()).div_ceil(weight.len().div_ceil(size));
         let channels = outputs.div_ceil(parts);
-        d_weight.par_chunks_mut(size).zip(blocks.par_chunks_mut(size)).enumerate().for_each(|(block, (to, sums))| {
-            let width = sums.len() / outputs;
-            sums.par_chunks_mut(width * channels).enumerate().for_each(|(part, out)| {
-                out.fill(0.0);
-                for song in songs.iter() {
-                    for first in (part * channels..).step_by(outputs).take(frames.div_ceil(near.frames)) {
-                        let (terms, source) = (&song.by_channel, &song.x[i][block * BLOCK..]);
-                        let lists = first..first + out.len() / width;
-                        arch.dispatch(Gather { terms, lists, source, step, out, stride: width, width });
+        for songs in songs.chunks_mut(GROUP) {
+            if lists.len() < songs.len() {
+                lists.resize_with(songs.len(), Lists::default);
+            }
+            let lists = &mut lists[..songs.len()];
+            songs.par_iter().zip(&mut *lists).for_each(|(song, lists)| {
+                arch.dispatch(|| lists.write(&song.dy, &song.x[i + 1], &song.places[i], outputs, pool, near));
+            });
+            // Lists of a channel: one for each part of the frames.
+            let of = |channel: usize| (channel..).step_by(outputs).take(frames.div_ceil(near.frames));
+            d_bias.par_iter_mut().enumerate().for_each(|(channel, sum)| {
+                for terms in lists.iter().flat_map(|song| of(channel).map(|list| song.by_channel.list(list))) {
+                    *sum += terms.iter().map(|term| term.by).sum::<f32>();
+                }
+            });
+            // A block at a time for all songs, so that its sums stay in the second-level cache.
+            sums.par_chunks_mut(size).enumerate().for_each(|(block, sums)| {
+                let width = sums.len() / outputs;
+                sums.par_chunks_mut(width * channels).enumerate().for_each(|(part, out)| {
+                    for (song, lists) in songs.iter().zip(&*lists) {
+                        for first in of(part * channels) {
+                            let (terms, source) = (&lists.by_channel, &song.x[i][block * BLOCK..]);
+                            let lists = first..first + out.len() / width;
+                            arch.dispatch(Gather { terms, lists, source, step, out, stride: width, width });
+                        }
+                    }
+                });
+            });
+            if i == 0 {
+                continue;
+            }
+            // Here too a block for many songs; no number of a song depends on which others its thread has.
+            let share = songs.len().div_ceil(rayon::current_num_threads());
+            songs.par_chunks_mut(share).zip(lists.par_chunks(share)).for_each(|(songs, lists)| {
+                for song in &mut *songs {
+                    song.dy.resize(song.x[i].len());
+                    song.dy.fill(0.0);
+                }
+                for (source, first) in blocks.chunks(size).zip((0..).step_by(BLOCK)) {
+                    let width = source.len() / outputs;
+                    let frames = frames * pool;
+                    for part in (0..outputs.div_ceil(near.channels)).map(|i| i * frames..(i + 1) * frames) {
+                        for (song, lists) in songs.iter_mut().zip(lists) {
+                            let (terms, lists, out) = (&lists.by_frame, part.clone(), &mut song.dy[first..]);
+                            arch.dispatch(Gather { terms, lists, source, step: width, out, stride: step, width });
+                        }
                     }
                 }
             });
-            transpose(sums, width, to, outputs);
-        });
-        if i == 0 {
-            return;
         }
-        let weight = layer.weight.as_slice().expect("made in standard layout");
-        blocks.par_chunks_mut(size).zip(weight.par_chunks(size)).for_each(|(to, from)| {
-            transpose(from, outputs, to, to.len() / outputs);
-        });
-        // Here too a block for many songs; no number of a song depends on which others its thread has.
-        let share = songs.len().div_ceil(rayon::current_num_threads()).max(1);
-        songs.par_chunks_mut(share).for_each(|songs| {
-            for song in &mut *songs {
-                song.dx.resize(song.x[i].len());
-                song.dx.fill(0.0);
-            }
-            for (source, first) in blocks.chunks(size).zip((0..).step_by(BLOCK)) {
-                let width = source.len() / outputs;
-                let frames = frames * pool;
-                for lists in (0..outputs.div_ceil(near.channels)).map(|i| i * frames..(i + 1) * frames) {
-                    for song in &mut *songs {
-                        let (terms, out, lists) = (&song.by_frame, &mut song.dx[first..], lists.clone());
-                        arch.dispatch(Gather { terms, lists, source, step: width, out, stride: step, width });
-                    }
-                }
-            }
-            songs.iter_mut().for_each(|song| std::mem::swap(&mut song.dx, &mut song.dy));
+        d_weight.par_chunks_mut(size).zip(sums.par_chunks(size)).for_each(|(to, from)| {
+            transpose(from, from.len() / outputs, to, outputs);
         });
     }
+}
+
+/// The size of the fewest equal parts, the last one excepted, of at most `most` things (of 1 at least).
+fn evenly(things: usize, most: usize) -> usize {
+    things.div_ceil(things.div_ceil(most.max(1)).max(1)).max(1)
 }
 
 fn bias(layer: &Layer) -> &[f32] {
@@ -323,17 +356,19 @@ impl Song {
             stride = columns;
         }
     }
+}
 
-    /// Writes the lists of convolution `i`: what of `dy` passes its ReLU, at the frame that its pool took.
+impl Lists {
+    /// What of a convolution's `dy` passes its ReLU, at the frame that its pool took. All are `[frames, channels]`.
     #[inline(always)]
-    fn list(&mut self, i: usize, channels: usize, pool: usize, near: Near) {
-        let frames = self.dy.len() / channels;
+    fn write(&mut self, dy: &[f32], y: &[f32], places: &[u32], channels: usize, pool: usize, near: Near) {
+        let frames = dy.len() / channels;
         self.by_channel.reset(frames.div_ceil(near.frames) * channels, near.frames);
         if near.channels > 0 {
             self.by_frame.reset(channels.div_ceil(near.channels) * frames * pool, near.channels);
         }
-        let rows = self.dy.chunks_exact(channels).zip(self.x[i + 1].chunks_exact(channels));
-        for ((row, (dy, y)), places) in (0..).zip(rows).zip(self.places[i].chunks_exact(channels)) {
+        let rows = dy.chunks_exact(channels).zip(y.chunks_exact(channels)).zip(places.chunks_exact(channels));
+        for (row, ((dy, y), places)) in rows.enumerate() {
             let by_channel = row / near.frames * channels;
             for (channel, ((&dy, &y), &place)) in dy.iter().zip(y).zip(places).enumerate() {
                 let by = if y > 0.0 { dy } else { 0.0 };
@@ -343,7 +378,7 @@ impl Song {
             if near.channels > 0 {
                 let parts = dy.chunks(near.channels).zip(y.chunks(near.channels)).zip(places.chunks(near.channels));
                 for (part, ((dy, y), places)) in parts.enumerate() {
-                    let first = part * frames * pool + row * pool;
+                    let first = (part * frames + row) * pool;
                     for (at, ((&dy, &y), &place)) in (part * near.channels..).zip(dy.iter().zip(y).zip(places)) {
                         let by = if y > 0.0 { dy } else { 0.0 };
                         self.by_frame.push(first + place as usize, Term { at: at as u32, by });
