@@ -9,7 +9,8 @@
 //!
 //! `-- --train`, with the same settings, is that for training (`peers/train.py`): whole epochs of [`train`], with loader,
 //! dropout, clipping, optimiser, running average and the validation of one song an epoch. `peak_mb` is the
-//! process's before its last checkpoint, which takes 300 MB of its own.
+//! process's before its last checkpoint, which takes 300 MB of its own. `--device wgpu` (built with that feature) and `--bf16`
+//! train there, with as many threads for batches as there are.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,8 +20,9 @@ use std::time::Instant;
 use debut::artefact::SpaceId;
 use debut::audio::FrontEnd;
 use debut::encoder::dataset::copy_crop;
+use debut::encoder::recipe::Precision;
 use debut::encoder::{
-    EncoderConfig, Lesson, Model, ModelConfig, Moment, Objective, Spectrograms, TrainConfig, Weights, train,
+    Device, EncoderConfig, Lesson, Model, ModelConfig, Moment, Objective, Spectrograms, TrainConfig, Weights, train,
 };
 use divan::counter::ItemsCount;
 use ndarray::{Array2, Array3, ArrayViewMut2, Axis};
@@ -74,11 +76,13 @@ fn embed(bencher: divan::Bencher, songs: usize) {
 }
 
 /// Batch size, threads and songs; the threads are started.
+/// What follows an argument.
+fn value<'a>(arguments: &'a [String], name: &str) -> Option<&'a str> {
+    arguments.iter().skip_while(|&a| a != name).nth(1).map(String::as_str)
+}
+
 fn settings(arguments: &[String]) -> (usize, usize, usize) {
-    let number = |name: &str, default: usize| {
-        let place = arguments.iter().position(|a| a == name);
-        place.map_or(default, |i| arguments[i + 1].parse().expect("a number"))
-    };
+    let number = |name: &str, default: usize| value(arguments, name).map_or(default, |n| n.parse().expect("a number"));
     let threads = number("--threads", 1);
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().unwrap();
     (number("--batch", 32), threads, number("--songs", 512))
@@ -136,11 +140,15 @@ fn training(arguments: &[String]) {
     let windows = Windows(Array3::from_shape_fn((16, 646, 128), |(n, t, m)| level((n * 646 + t) * 128 + m)));
     let tracks = windows.len();
     let targets = Array2::from_shape_fn((tracks, 40), |(n, d)| level(n * 40 + d) - 4.5);
-    let batches = 4;
+    // One thread makes batches, beside those that train: PyTorch is given its batches ready made.
+    let device: Device = value(arguments, "--device").map_or(Device::Cpu, |name| name.parse().unwrap());
+    let precision = if arguments.iter().any(|a| a == "--bf16") { Precision::Bf16 } else { Precision::F32 };
+    let workers = if device == Device::Cpu { 1 } else { 0 };
+    // What an epoch ends with is longer than many of a GPU's steps.
+    let batches = if device == Device::Cpu { 4 } else { 100 };
     let epoch: Vec<usize> = (1..=batches * batch).collect();
     let epochs = 1 + songs.div_ceil(epoch.len());
-    // One thread makes batches, beside those that train: PyTorch is given its batches ready made.
-    let config = TrainConfig { epochs, batch_size: batch, workers: 1, ..TrainConfig::default() };
+    let config = TrainConfig { epochs, batch_size: batch, workers, precision, ..TrainConfig::default() };
     let folder = tempfile::tempdir().unwrap();
     let (mut start, mut end, mut peak) = (None, None, 0.0);
     let encoder = EncoderConfig::default();
@@ -152,7 +160,7 @@ fn training(arguments: &[String]) {
         valid: &[0],
         start: None,
     };
-    train(&config, &encoder, &lesson, folder.path(), &mut |moment| {
+    train(&config, &encoder, &lesson, device, folder.path(), &mut |moment| {
         if matches!(moment, Moment::Epoch(_)) {
             end = Some((cpu_seconds(), Instant::now()));
             peak = peak_mb();
@@ -167,6 +175,7 @@ fn training(arguments: &[String]) {
         "engine": "debut", "batch": batch, "threads": threads,
         "samples_per_cpu_second": done / (cpu_end - cpu),
         "samples_per_second": done / (wall_end - wall).as_secs_f64(),
+        "updates_per_second": done / batch as f64 / (wall_end - wall).as_secs_f64(),
         "peak_mb": peak,
     });
     println!("{line}");

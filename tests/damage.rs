@@ -25,7 +25,7 @@ use common::verbs::{Contents, Small, VERBS, copy_folder, number_from_environment
 use debut::audio::{FrontEnd, Listening, SpectrogramCache};
 use debut::config::Config;
 use debut::encoder::dataset::copy_crop;
-use debut::encoder::{EncoderConfig, Lesson, Model, Moment, Objective, Spectrograms, TrainConfig, train};
+use debut::encoder::{Device, EncoderConfig, Lesson, Model, Moment, Objective, Spectrograms, TrainConfig, train};
 use debut::factors::{Checkpoint, Factors};
 use debut::ids::TrackId;
 use debut::index::{Filter, IndexConfig};
@@ -212,7 +212,7 @@ fn train_some(folder: &Path, stop: bool) -> debut::Result<String> {
     // Three steps are an epoch, so there is a best one.
     let at = |moment: &Moment| stop && matches!(moment, Moment::Step { number: 5, .. });
     let progress = &mut |moment: &Moment| if at(moment) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
-    let trained = train(&config, &tiny(), &lesson, folder, progress)?;
+    let trained = train(&config, &tiny(), &lesson, Device::Cpu, folder, progress)?;
     Ok(digest(&trained.weights))
 }
 

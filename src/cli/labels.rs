@@ -1,10 +1,10 @@
 //! Training on fewer labels: which tracks keep their targets, and what a teacher says of the others.
 
 use std::collections::HashSet;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::atomic::Ordering;
+use std::{fmt, fs};
 
 use ndarray::{Array2, ArrayViewMut2};
 
@@ -23,6 +23,15 @@ pub enum Labelled {
     Share(f64),
     /// Those whose ids this file holds, one a line.
     File(PathBuf),
+}
+
+impl fmt::Display for Labelled {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Labelled::Share(share) => write!(f, "{share}"),
+            Labelled::File(path) => write!(f, "{}", path.display()),
+        }
+    }
 }
 
 impl FromStr for Labelled {

@@ -99,7 +99,7 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     let audio = Joined { data: &data, tracks };
     let lesson =
         Lesson { spectrograms: &audio, objective: Objective::SameTrack, train: &training, valid: &valid, start: None };
-    let trained = watched(&lesson, &args.out, args.run.fresh, "pre-training", &context)?;
+    let trained = watched(&lesson, &args.out, &args.run, "pre-training", &context)?;
     write_toml(&args.out.join("config.toml"), &context.config)?;
     let seconds = started.elapsed().as_secs_f64();
     if context.json {

@@ -29,13 +29,15 @@ Examples:
   debut factorize plays.parquet --split data/splits/artist.csv --out factors
   debut train --data data --factors factors --out runs/mine --set train.epochs=100 --set train.batch_size=64
   debut train --config recipe.toml --data data --factors factors --out runs/mine --init runs/pre
+  debut train --data data --factors factors --out runs/mine --device wgpu --set train.batch_size=128
   debut train --data data --factors factors --out runs/half --labelled 0.5
   debut train --data data --factors factors --out runs/taught --labelled 0.5 --teacher runs/half
 
 Learns from the tracks of the data set that have a factor. Those by which the epochs are judged are the valid ones of the
 split that the factors were made with. The run folder holds metrics.jsonl, curve.svg, curves for TensorBoard, checkpoints,
 and the model: model.toml, model.safetensors (16-bit), space.json. A run that was stopped, at any moment and in any way,
-goes on with the same command and ends with the same numbers.";
+goes on with the same command; on the CPU it ends with the same numbers. A GPU is compared with the CPU on a first gradient, and
+refused where they differ.";
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = EXAMPLES)]
@@ -104,7 +106,7 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     check_name(&name)?;
     args.run.check(&args.out)?;
     let start = args.init.as_deref().map(|dir| start_from(dir, &config.encoder, config.train.seed)).transpose()?;
-    let teacher = args.teacher.as_deref().map(|dir| labels::teacher(dir, &factors)).transpose()?;
+    let teacher = args.teacher.as_deref().map(|dir| labels::teacher(dir, &factors)?.on(args.run.device)).transpose()?;
     let data = DataSet::open(&args.data, &config.listen)?;
     let rows: Ids<TrackId> = factors.tracks.iter().cloned().collect();
     let joined: Vec<(usize, usize)> = (data.tracks.iter().enumerate())
@@ -164,7 +166,7 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
         valid: &valid,
         start: start.as_ref(),
     };
-    let trained = watched(&lesson, &args.out, args.run.fresh, "training", &context)?;
+    let trained = watched(&lesson, &args.out, &args.run, "training", &context)?;
     let mut facts = vec![
         ("tracks", training.len().to_string()),
         ("validation_tracks", valid.len().to_string()),
@@ -173,6 +175,17 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
         ("best_epoch", trained.best.epoch.to_string()),
         ("seconds", format!("{:.0}", started.elapsed().as_secs_f64())),
     ];
+    if let Some(asked) = &args.labelled {
+        facts.push(("labelled", asked.to_string()));
+        facts.push(("labelled_tracks", labelled.len().to_string()));
+    }
+    if let Some(init) = &args.init {
+        facts.push(("init", init.display().to_string()));
+    }
+    if let Some(teacher) = &teacher {
+        facts.push(("teacher", teacher.id()));
+        facts.push(("teacher_weight", args.teacher_weight.to_string()));
+    }
     if taught > 0 {
         facts.push(("pseudo_labelled_tracks", taught.to_string()));
     }
@@ -191,7 +204,7 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
         scores: [("validation_cosine".to_string(), trained.best.valid_cosine)].into(),
     };
     write_toml(&args.out.join("config.toml"), config)?;
-    let mut model = Model::new(model_config, &trained.weights)?;
+    let mut model = Model::new(model_config, &trained.weights)?.on(args.run.device)?;
     let infos: Vec<&TrackInfo> = joined.iter().map(|&(track, _)| &data.inputs[track].info).collect();
     let listeners: Vec<u32> = joined.iter().map(|&(_, row)| factors.plays[row]).collect();
     let tracks = Tracks {

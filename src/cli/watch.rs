@@ -10,7 +10,7 @@ use indicatif::ProgressBar;
 
 use super::{Context, print_json, progress};
 use crate::audio::FrontEnd;
-use crate::encoder::{Epoch, Lesson, Moment, Trained, forget, is_begun, train};
+use crate::encoder::{Device, Epoch, Lesson, Moment, Trained, forget, is_begun, train};
 use crate::error::{Error, Result};
 
 /// How a run begins where its folder holds one already.
@@ -23,7 +23,11 @@ pub struct Begin {
 
     /// Start over where --out holds a run.
     #[arg(long)]
-    pub fresh: bool,
+    fresh: bool,
+
+    /// Where the network is trained: cpu, or a GPU by way of cuda, wgpu or vulkan (each to be built in: --features NAME).
+    #[arg(long, default_value_t)]
+    pub device: Device,
 }
 
 impl Begin {
@@ -76,15 +80,15 @@ fn alone(out: &Path) -> Result<File> {
 ///
 /// # Errors
 /// Those of [`train`].
-pub fn watched(lesson: &Lesson, out: &Path, fresh: bool, what: &str, context: &Context) -> Result<Trained> {
+pub fn watched(lesson: &Lesson, out: &Path, begin: &Begin, what: &str, context: &Context) -> Result<Trained> {
     let config = &context.config;
     let _alone = alone(out)?;
-    if fresh {
+    if begin.fresh {
         forget(out)?;
     }
     let mut display = Display::new(what, context);
     let mut seen = Ok(());
-    let trained = train(&config.train, &config.encoder, lesson, out, &mut |moment| {
+    let trained = train(&config.train, &config.encoder, lesson, begin.device, out, &mut |moment| {
         seen = display.show(moment);
         match seen.is_err() || context.stop.load(Ordering::Relaxed) {
             true => ControlFlow::Break(()),
@@ -94,7 +98,7 @@ pub fn watched(lesson: &Lesson, out: &Path, fresh: bool, what: &str, context: &C
     display.bar.finish_and_clear();
     seen?;
     if let Err(Error::Interrupted) = trained {
-        let command = if fresh { "the same command without --fresh" } else { "the same command" };
+        let command = if begin.fresh { "the same command without --fresh" } else { "the same command" };
         eprintln!("stopped after step {}; {command} goes on from there", display.step);
     }
     trained

@@ -27,6 +27,9 @@ pub enum Device {
     Cuda,
     Wgpu,
     Vulkan,
+    /// burn's backend for the CPU: what tests have of a device.
+    #[cfg(test)]
+    Flex,
 }
 
 impl Device {
@@ -40,6 +43,8 @@ impl Device {
     pub(super) fn of_burn(self) -> Result<BurnDevice> {
         match self {
             Device::Cpu => Ok(BurnDevice::flex()),
+            #[cfg(test)]
+            Device::Flex => Ok(BurnDevice::flex()),
             #[cfg(feature = "cuda")]
             Device::Cuda => found(self, burn::tensor::DeviceType::Cuda, || BurnDevice::cuda(0)),
             #[cfg(feature = "wgpu")]
@@ -75,6 +80,8 @@ impl fmt::Display for Device {
             Device::Cuda => "cuda",
             Device::Wgpu => "wgpu",
             Device::Vulkan => "vulkan",
+            #[cfg(test)]
+            Device::Flex => "flex",
         })
     }
 }

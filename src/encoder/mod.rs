@@ -16,8 +16,9 @@
 //! run over time only, are 4 frames wide and unpadded; every layer but the last ends in a ReLU.
 //!
 //! [`train()`] makes [`Weights`], [`Model`] keeps them in a folder and embeds songs, [`baseline`] is what they must beat.
-//! [`AudioEncoder`] is the network's definition, and embeds songs on a GPU. On the CPU the same network is written as a
-//! few loops, for embedding (`infer.rs`) and for training (`tape.rs`), which are tested against it.
+//! [`AudioEncoder`] is the network's definition, and embeds songs (`embed.rs`) and is trained (`on_device.rs`) on a GPU. On
+//! the CPU the same network is written as a few loops, for embedding (`infer.rs`) and for training (`tape.rs`), which are
+//! tested against it.
 
 pub mod artist;
 pub mod baseline;
@@ -29,10 +30,12 @@ pub mod embed;
 mod infer;
 mod journal;
 mod kernels;
+mod learner;
 mod loader;
 pub mod loss;
 pub mod model;
 mod objective;
+mod on_device;
 mod optimiser;
 pub mod recipe;
 mod tape;
@@ -41,7 +44,7 @@ pub mod train;
 
 use burn::module::{Module, Param};
 use burn::tensor::activation::relu;
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{FloatDType, Tensor, TensorData};
 use ndarray::{Array1, Array2};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -224,6 +227,23 @@ impl Weights {
         }
     }
 
+    /// The trained numbers as one row: weight and bias of each layer in turn.
+    fn flat(&self) -> Vec<f32> {
+        self.layers.iter().flat_map(|l| l.weight.iter().chain(&l.bias)).copied().collect()
+    }
+
+    /// What [`flat`](Weights::flat) has made of weights of this shape, which have this mean and standard deviation.
+    fn from_flat(config: &EncoderConfig, (mean, std): (&Array1<f32>, &Array1<f32>), row: &[f32]) -> Weights {
+        let mut row = row.iter().copied();
+        let mut take = |_| row.next().unwrap_or(0.0);
+        let shapes = config.shapes().into_iter();
+        let layers = shapes.map(|(i, o)| Layer {
+            weight: Array2::from_shape_fn((i, o), &mut take),
+            bias: Array1::from_shape_fn(o, |_| take((0, 0))),
+        });
+        Weights { mean: mean.clone(), std: std.clone(), layers: layers.collect() }
+    }
+
     /// The trained numbers as 14 slices: weight and bias of each layer in turn.
     pub(crate) fn slices_mut(&mut self) -> Vec<&mut [f32]> {
         self.layers
@@ -253,6 +273,9 @@ pub struct AudioEncoder {
     /// Whether the device multiplies a matrix whose rows overlap in memory; the kernels of GPUs do not.
     #[module(skip)]
     overlapping: bool,
+    /// What the matrix products are computed in, and the convolutions' outputs kept in.
+    #[module(skip)]
+    products: FloatDType,
     #[module(skip)]
     config: EncoderConfig,
 }
@@ -263,23 +286,35 @@ const RMS_FLOOR: f32 = 1e-12;
 impl AudioEncoder {
     /// The network with these weights. On an autodiff device its layers collect gradients.
     pub fn new(config: &EncoderConfig, weights: &Weights, device: &burn::tensor::Device) -> AudioEncoder {
-        let vector = |a: &Array1<f32>| Tensor::<1>::from_data(TensorData::new(a.to_vec(), [a.len()]), device);
         let matrix = |a: &Array2<f32>| {
             let numbers = a.as_standard_layout().as_slice().map(<[f32]>::to_vec).unwrap_or_default();
             Tensor::<2>::from_data(TensorData::new(numbers, [a.nrows(), a.ncols()]), device)
         };
+        let layers = weights.layers.iter().map(|l| (matrix(&l.weight), vector(&l.bias, device))).collect();
+        AudioEncoder::of(config, (&weights.mean, &weights.std), layers, device, FloatDType::F32)
+    }
+
+    /// The network with the weights and biases of `layers`, which lie on the device, whose matrix products are computed in
+    /// `products`: below 32 bits, that is mixed precision (Micikevicius et al. 2018), with the weights, what is pooled over
+    /// time and the outputs of the dense layers in 32.
+    fn of(
+        config: &EncoderConfig,
+        (mean, std): (&Array1<f32>, &Array1<f32>),
+        layers: Vec<(Tensor<2>, Tensor<1>)>,
+        device: &burn::tensor::Device,
+        products: FloatDType,
+    ) -> AudioEncoder {
+        let is_autodiff = device.is_autodiff();
+        fn placed<const D: usize>(x: Tensor<D>, is_autodiff: bool) -> Param<Tensor<D>> {
+            Param::from_tensor(if is_autodiff { x.autodiff() } else { x })
+        }
+        let layer = |(weight, bias)| Affine { weight: placed(weight, is_autodiff), bias: placed(bias, is_autodiff) };
         AudioEncoder {
-            mean: vector(&weights.mean),
-            std: vector(&weights.std),
-            layers: weights
-                .layers
-                .iter()
-                .map(|l| Affine {
-                    weight: Param::from_tensor(matrix(&l.weight)),
-                    bias: Param::from_tensor(vector(&l.bias)),
-                })
-                .collect(),
+            mean: vector(mean, device),
+            std: vector(std, device),
+            layers: layers.into_iter().map(layer).collect(),
             overlapping: device.clone().inner() == burn::tensor::Device::flex(),
+            products,
             config: config.clone(),
         }
     }
@@ -296,8 +331,9 @@ impl AudioEncoder {
         let bands = self.config.mel_bands;
         let mean = self.mean.clone().reshape([1, 1, bands]);
         let std = self.std.clone().reshape([1, 1, bands]);
-        let x = (0..CONVOLUTIONS).fold((mels - mean) / std, |x, i| self.convolve(i, x));
-        over_time(x)
+        let x = ((mels - mean) / std).cast(self.products);
+        let x = (0..CONVOLUTIONS).fold(x, |x, i| self.convolve(i, x));
+        over_time(x.cast(FloatDType::F32))
     }
 
     /// The dense layers: `[b, 3 * channels]` to factors `[b, dimensions]`.
@@ -311,7 +347,8 @@ impl AudioEncoder {
 
     fn affine(&self, layer: usize, x: Tensor<2>) -> Tensor<2> {
         let Affine { weight, bias } = &self.layers[layer];
-        x.matmul(weight.val()) + bias.val().unsqueeze::<2>()
+        let product = x.cast(self.products).matmul(weight.val().cast(self.products));
+        product.cast(FloatDType::F32) + bias.val().unsqueeze::<2>()
     }
 
     /// Convolution `i`, its max-pool, bias and ReLU: `[b, t, c]` to `[b, (t - kernel + 1) / pool, c']`.
@@ -320,7 +357,7 @@ impl AudioEncoder {
     fn convolve(&self, i: usize, x: Tensor<3>) -> Tensor<3> {
         let [b, t, c] = x.dims();
         let Affine { weight, bias } = &self.layers[i];
-        let (weight, bias) = (weight.val(), bias.val());
+        let (weight, bias) = (weight.val().cast(self.products), bias.val().cast(self.products));
         let [_, channels] = weight.dims();
         let kernel = self.config.kernel;
         let pool = self.config.pools.get(i).copied().unwrap_or(1);
@@ -347,6 +384,10 @@ impl AudioEncoder {
         };
         relu(loudest + bias.reshape([1, 1, channels]))
     }
+}
+
+fn vector(a: &Array1<f32>, device: &burn::tensor::Device) -> Tensor<1> {
+    Tensor::from_data(TensorData::new(a.to_vec(), [a.len()]), device)
 }
 
 /// Mean, maximum and RMS over time, side by side: `[b, t, c]` to `[b, 3 * c]`.

@@ -74,7 +74,7 @@ impl State {
 
 /// The average follows fast at first, so that it forgets the random start: min(average, (1 + n) / (10 + n)), the
 /// schedule of TensorFlow's ExponentialMovingAverage.
-fn kept(step: &Step) -> f32 {
+pub(crate) fn kept(step: &Step) -> f32 {
     step.average.min((1 + step.number) as f32 / (10 + step.number) as f32)
 }
 

@@ -7,6 +7,16 @@ pub use super::loss::Loss;
 pub use super::optimiser::Optimiser;
 use crate::error::{Error, Result};
 
+/// What matrix products are computed in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    #[default]
+    F32,
+    /// 8 bits for the number, and the range of 32-bit floats: no gradient is lost for being small.
+    Bf16,
+}
+
 /// How to train. `Default` follows the post where it says (Nesterov momentum, dropout, random crops, squared error).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -50,6 +60,9 @@ pub struct TrainConfig {
     pub half_evidence: f64,
     /// Whether each visit hears another random crop of the window (true) or always its middle.
     pub crop: bool,
+    /// What the network's matrix products are computed in, on a device that can (`f32`): `bf16` is mixed precision, with
+    /// weights, moments and sums in 32 bits.
+    pub precision: Precision,
     /// At most this many windows of each track are used, nearest the middle first (8).
     pub windows: usize,
     /// Changes to what the network hears; off by default.
@@ -58,7 +71,8 @@ pub struct TrainConfig {
     pub patience: usize,
     /// Equal seeds, settings and data give equal numbers on one machine.
     pub seed: u64,
-    /// Threads that read and prepare batches (0: as many as there are cores, at most 4). Any number gives the same numbers. Each holds up to two batches (10 MB each for 32 tracks).
+    /// Threads that read and prepare batches (0: as many as there are cores, at most 4; at most 32
+    /// for another device than the CPU). Any number gives the same numbers. Each holds up to two batches (10 MB each for 32 tracks).
     pub workers: usize,
     /// Seconds between two checkpoints (30). One of the preset is 150 MB, and takes a second or so to write.
     pub checkpoint_seconds: f64,
@@ -82,6 +96,7 @@ impl Default for TrainConfig {
             average: 0.99,
             half_evidence: 10.0,
             crop: true,
+            precision: Precision::F32,
             windows: 8,
             augment: Augment::default(),
             patience: 0,

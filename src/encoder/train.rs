@@ -9,17 +9,16 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::checkpoint::{self, Best, LAST, Progress};
 use super::dataset::{Batch, Source, Spectrograms, standardisation};
+use super::learner::{Learner, check_device};
 use super::loader::Loader;
 use super::objective::{Jury, Objective, check_split, constant_loss, unit_targets};
 use super::optimiser::{State, Step};
 use super::recipe::{JudgeBy, TrainConfig};
-use super::tape::Tape;
-use super::{EncoderConfig, Weights, infer, journal};
+use super::{Device, EncoderConfig, Weights, journal};
 use crate::error::{Error, Result};
 
 /// What is learned, and from which tracks.
@@ -89,21 +88,24 @@ pub enum Moment<'a> {
 
 /// Trains a network on the tracks of the lesson and keeps the epoch that does best on its validation tracks.
 ///
-/// `progress` is told every [`Moment`] and may stop the run there, which the same call then continues.
+/// `progress` is told every [`Moment`] and may stop the run there, which the same call then continues. On the CPU it ends with
+/// the same numbers; a GPU sums in another order from run to run. A run may be gone on with on another device.
 ///
 /// # Errors
-/// `Mismatch` and `Invalid` for settings and data that do not fit (also where `out` holds another run), whatever
+/// `Invalid` where the device is not there, or does not compute the network's gradient rightly. `Mismatch` and `Invalid` for settings and data that do not fit (also where `out` holds another run), whatever
 /// the spectrograms fail with, and `Invalid` where the loss is no longer a number. `Interrupted` where `progress` stopped
 /// it, after a checkpoint.
 pub fn train(
     config: &TrainConfig,
     encoder: &EncoderConfig,
     lesson: &Lesson,
+    device: Device,
     out: &Path,
     progress: &mut dyn FnMut(&Moment) -> ControlFlow<()>,
 ) -> Result<Trained> {
     config.check()?;
     encoder.check()?;
+    check_device(device, config.precision)?;
     check_fit(encoder, lesson)?;
     let Lesson { spectrograms, train, valid, .. } = *lesson;
     let (targets, weights);
@@ -167,13 +169,15 @@ pub fn train(
     let source = &source;
     journal::begin(out, &done.epochs, constant_loss)?;
     let saved = Instant::now();
-    let tape = Tape::new(encoder);
-    let mut run = Run { config, encoder, source, judge, constant_loss, out, done, tape, state, best, saved };
+    // Of the largest batch, which most are.
+    let rows = config.batch_size.min(train.len()) * if matches!(objective, Objective::SameTrack) { 2 } else { 1 };
+    let learner = Learner::new(device, config.precision, encoder, state, rows)?;
+    let mut run = Run { config, encoder, source, judge, constant_loss, out, done, learner, best, saved };
     if !run.is_finished() {
         let place = (run.done.epochs.len(), (run.done.steps - run.first_step()) as usize);
         std::thread::scope(|scope| {
             // Dropped at the end of this closure or by an error, it ends its threads.
-            let mut loader = Loader::start(scope, source, workers(config), place, config.epochs);
+            let mut loader = Loader::start(scope, source, workers(config, device), place, config.epochs);
             while !run.is_finished() {
                 run.epoch(&mut loader, progress)?;
             }
@@ -193,8 +197,7 @@ struct Run<'a> {
     constant_loss: f64,
     out: &'a Path,
     done: Progress,
-    tape: Tape,
-    state: State,
+    learner: Learner,
     best: Option<Best>,
     /// When the last checkpoint was written.
     saved: Instant,
@@ -227,10 +230,10 @@ impl Run<'_> {
         }
         let start = Instant::now();
         let verdict = {
-            let (mut jury, network) = (Jury::default(), infer::Network::new(self.encoder, &self.state.average));
+            let (mut jury, network) = (Jury::default(), self.learner.judge());
             for _ in 0..self.source.validation_batches() {
                 let batch = loader.next()?;
-                let answers = network.predict(batch.mels.view());
+                let answers = network.predict(&batch.mels)?;
                 jury.hear(&self.source.objective, self.config, answers.view(), &batch.truth);
                 self.after(progress(&Moment::Judging))?;
             }
@@ -257,7 +260,7 @@ impl Run<'_> {
         self.done.epochs.push(epoch.clone());
         // Among all epochs, not against the best in memory: after a kill between two files there may be none there yet.
         if best_of(self.judge, &self.done.epochs).is_some_and(|best| best.epoch == epoch.epoch) {
-            self.best = Some(Best { epoch: epoch.clone(), weights: self.state.average.clone(), saved: false });
+            self.best = Some(Best { epoch: epoch.clone(), weights: self.learner.average()?, saved: false });
         }
         journal::add(self.out, &self.done.epochs, self.constant_loss)?;
         let answer = progress(&Moment::Epoch(&epoch));
@@ -268,15 +271,11 @@ impl Run<'_> {
     fn step(&mut self, epoch: usize, batch: Batch) -> Result<f64> {
         let config = self.config;
         let learning_rate = config.rate(self.done.steps, self.steps()) as f32;
-        let outputs = self.tape.forward(&self.state.weights, batch.mels.view(), batch.dropout.as_ref());
-        let (loss, d_outputs) = self.source.objective.grade(config, outputs.view(), &batch.truth);
+        let Batch { mels, truth, dropout } = batch;
+        let outputs = self.learner.forward(&mels, dropout)?;
+        let (loss, d_outputs) = self.source.objective.grade(config, outputs.view(), &truth);
         if !loss.is_finite() {
             return Err(self.exploded(epoch, "loss", loss));
-        }
-        let gradients = self.tape.backward(&self.state.weights, batch.dropout.as_ref(), d_outputs.view());
-        let length = length(gradients);
-        if !length.is_finite() {
-            return Err(self.exploded(epoch, "gradient's length", length));
         }
         let step = Step {
             optimiser: config.optimiser,
@@ -285,11 +284,14 @@ impl Run<'_> {
             weight_decay: config.weight_decay as f32,
             average: config.average as f32,
             number: self.done.steps,
-            shorten: if config.clip > 0.0 && length > config.clip { (config.clip / length) as f32 } else { 1.0 },
+            shorten: 1.0,
         };
-        self.state.step(&step, gradients);
+        let length = self.learner.step(&d_outputs, step, config.clip)?;
+        if !length.is_finite() {
+            return Err(self.exploded(epoch, "gradient's length", length));
+        }
         let part = &mut self.done.part;
-        part.loss.add(loss, batch.truth.weights.len());
+        part.loss.add(loss, truth.weights.len());
         part.gradient_norm.add(length, 1);
         part.gradient_norm_max = part.gradient_norm_max.max(length);
         self.done.steps += 1;
@@ -305,7 +307,7 @@ impl Run<'_> {
     }
 
     fn save(&mut self) -> Result<()> {
-        checkpoint::write(self.out, &self.done, &self.state, self.best.as_mut(), self.encoder)?;
+        checkpoint::write(self.out, &self.done, &*self.learner.state()?, self.best.as_mut(), self.encoder)?;
         self.saved = Instant::now();
         Ok(())
     }
@@ -321,23 +323,14 @@ impl Run<'_> {
 }
 
 /// Threads that make batches.
-fn workers(config: &TrainConfig) -> usize {
-    match config.workers {
-        0 => std::thread::available_parallelism().map_or(1, usize::from).min(4),
-        chosen => chosen,
+fn workers(config: &TrainConfig, device: Device) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    match (config.workers, device) {
+        (0, Device::Cpu) => cores.min(4),
+        // The cores have nothing else to do, and the device is several times as fast.
+        (0, _) => cores.min(32),
+        (chosen, _) => chosen,
     }
-}
-
-/// The length of a gradient, over all of its slices.
-fn length(gradients: &[Vec<f32>]) -> f64 {
-    // Chunks of one size summed in order: the same on any number of cores.
-    let squares: Vec<f64> = gradients
-        .iter()
-        .flat_map(|g| {
-            g.par_chunks(1 << 16).map(|c| c.iter().map(|&x| f64::from(x).powi(2)).sum()).collect::<Vec<f64>>()
-        })
-        .collect();
-    squares.iter().sum::<f64>().sqrt()
 }
 
 /// To 7 significant digits: all that the losses have, and what a line of JSON gives back exactly.
@@ -441,7 +434,7 @@ mod tests {
 
     use super::*;
     use crate::encoder::dataset::tests::Planted;
-    use crate::encoder::recipe::{Augment, Loss, Optimiser};
+    use crate::encoder::recipe::{Augment, Loss, Optimiser, Precision};
     use crate::encoder::tests::tiny;
 
     fn quick() -> TrainConfig {
@@ -460,6 +453,17 @@ mod tests {
         out: &Path,
         stop: impl Fn(&Moment) -> bool,
     ) -> Result<Trained> {
+        run_on(Device::Cpu, config, encoder, same_track, out, &stop)
+    }
+
+    fn run_on(
+        device: Device,
+        config: &TrainConfig,
+        encoder: &EncoderConfig,
+        same_track: bool,
+        out: &Path,
+        stop: &dyn Fn(&Moment) -> bool,
+    ) -> Result<Trained> {
         let planted = Planted::new(160);
         let targets = planted.targets(5);
         let (train_tracks, valid) = split(160);
@@ -473,7 +477,7 @@ mod tests {
         };
         let progress =
             &mut |moment: &Moment| if stop(moment) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
-        train(config, encoder, &lesson, out, progress)
+        train(config, encoder, &lesson, device, out, progress)
     }
 
     fn run(config: &TrainConfig, encoder: &EncoderConfig, out: &Path) -> Result<Trained> {
@@ -516,6 +520,38 @@ mod tests {
             assert!(lines.iter().all(|e| e.gradient_norm > 0.0 && e.gradient_norm_max >= e.gradient_norm));
             assert!(lines.iter().all(|e| e.samples_per_second > 0.0 && e.wait_seconds <= e.seconds));
         }
+    }
+
+    #[test]
+    fn a_device_learns_goes_on_and_hands_over() {
+        let encoder = EncoderConfig { channels: [16, 16, 24, 24], dense: [48, 48], dropout: 0.2, ..tiny() };
+        let config =
+            TrainConfig { epochs: 12, batch_size: 8, optimiser: Optimiser::AdamW, learning_rate: 0.004, ..quick() };
+        let on = |device, config: &TrainConfig, out: &Path, stop: &dyn Fn(&Moment) -> bool| {
+            run_on(device, config, &encoder, false, out, stop)
+        };
+        let dirs = [(); 4].map(|()| tempfile::tempdir().unwrap());
+        let never = |_: &Moment| false;
+        let ours = on(Device::Cpu, &config, dirs[0].path(), &never).unwrap();
+        let theirs = on(Device::Flex, &config, dirs[1].path(), &never).unwrap();
+        // The same lessons from the same start: the first epochs are alike, and the last as good.
+        let (a, b) = (&ours.epochs[0], &theirs.epochs[0]);
+        let apart = |a: f64, b: f64| (a / b - 1.0).abs();
+        assert!(apart(a.valid_loss, b.valid_loss) < 0.05 && apart(a.train_loss, b.train_loss) < 0.05, "{a:?} {b:?}");
+        assert!((ours.best.valid_cosine - theirs.best.valid_cosine).abs() < 0.05, "{:?} {:?}", ours.best, theirs.best);
+        // Mixed precision learns it too.
+        let mixed = TrainConfig { precision: Precision::Bf16, ..config.clone() };
+        let mixed = on(Device::Flex, &mixed, dirs[2].path(), &never).unwrap();
+        assert!((ours.best.valid_cosine - mixed.best.valid_cosine).abs() < 0.05, "{:?} {:?}", ours.best, mixed.best);
+        // Stopped on one device, gone on with on the other, and back.
+        let out = dirs[3].path();
+        let at = |n: u64| move |moment: &Moment| matches!(moment, Moment::Step { number, .. } if *number == n);
+        for (device, stop) in [(Device::Flex, 20), (Device::Cpu, 70), (Device::Flex, 130)] {
+            assert!(matches!(on(device, &config, out, &at(stop)), Err(Error::Interrupted)));
+        }
+        let both = on(Device::Cpu, &config, out, &never).unwrap();
+        assert_eq!(both.epochs.len(), 12);
+        assert!((ours.best.valid_cosine - both.best.valid_cosine).abs() < 0.05, "{:?} {:?}", ours.best, both.best);
     }
 
     #[test]
@@ -565,7 +601,7 @@ mod tests {
             let objective = Objective::Targets { targets: targets.view(), weights: &[1.0; 160] };
             let lesson = Lesson { spectrograms: &planted, objective, train: &train_tracks, valid: &valid, start };
             let config = TrainConfig { epochs: 1, learning_rate, average: 0.0, ..quick() };
-            train(&config, &tiny(), &lesson, out, &mut |_| ControlFlow::Continue(()))
+            train(&config, &tiny(), &lesson, Device::Cpu, out, &mut |_| ControlFlow::Continue(()))
         };
         let hardly = go(dirs[0].path(), Some(&start), 1e-12).unwrap();
         assert_eq!(hardly.weights.mean, start.mean);
@@ -700,7 +736,8 @@ mod tests {
         let objective = Objective::Targets { targets: targets.view(), weights: &[1.0; 80] };
         let lesson = Lesson { spectrograms: &slow, objective, train: &train_tracks, valid: &valid, start: None };
         let config = TrainConfig { epochs: 1, workers: 1, ..quick() };
-        let trained = train(&config, &tiny(), &lesson, dir.path(), &mut |_| ControlFlow::Continue(())).unwrap();
+        let trained =
+            train(&config, &tiny(), &lesson, Device::Cpu, dir.path(), &mut |_| ControlFlow::Continue(())).unwrap();
         // 60 tracks of 5 ms each, of which the loader can be ahead by a few.
         let epoch = &trained.epochs[0];
         assert!(epoch.wait_seconds > 0.1 && epoch.wait_seconds < epoch.seconds, "{epoch:?}");
@@ -746,7 +783,7 @@ mod tests {
         let go = |tracks: &[usize], weights: &[f32], targets: &Array2<f32>| {
             let objective = Objective::Targets { targets: targets.view(), weights };
             let lesson = Lesson { spectrograms: &planted, objective, train: tracks, valid: &valid, start: None };
-            train(&quick(), &tiny(), &lesson, dir.path(), &mut |_| ControlFlow::Continue(()))
+            train(&quick(), &tiny(), &lesson, Device::Cpu, dir.path(), &mut |_| ControlFlow::Continue(()))
         };
         let targets = planted.targets(5);
         assert!(go(&train_tracks, &[1.0; 20], &targets).unwrap_err().to_string().contains("track 8"));

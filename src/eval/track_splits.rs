@@ -14,7 +14,7 @@
 //! 0ad/alba_longa_burns,train
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write;
 use std::path::Path;
@@ -116,11 +116,12 @@ impl TrackSplit {
     }
 
     /// By whole artists (the album where there is none, the track itself where there is neither), in the order of a hash
-    /// of the name, until the share is met. One that would overshoot it by more than a tenth is passed over.
+    /// of the name, until the share is met. One that would overshoot it by more than a tenth is passed over. A track without
+    /// an artist may be by any that its album names, so all of these stay together.
     pub fn by_artist(tracks: &[Candidate], config: &SplitConfig) -> Result<TrackSplit> {
         let mut groups: BTreeMap<(u8, String), Vec<&TrackId>> = BTreeMap::new();
-        for track in tracks {
-            groups.entry(group(track)).or_default().push(&track.id);
+        for (track, group) in tracks.iter().zip(artists_together(tracks)) {
+            groups.entry(group).or_default().push(&track.id);
         }
         let mut parts: BTreeMap<TrackId, Part> = BTreeMap::new();
         let mut left: Vec<_> = groups.into_iter().map(|((kind, name), ids)| (format!("{kind} {name}"), ids)).collect();
@@ -272,14 +273,42 @@ fn seal(made: &str, rows: &str) -> String {
     blake3::hash(format!("{made}\n{rows}").as_bytes()).to_hex()[..16].to_string()
 }
 
-/// The kind of name that tracks are kept together by, and the name, however it is written.
-fn group(track: &Candidate) -> (u8, String) {
-    let name = |text: &Option<String>| text.as_ref().map(|t| t.trim().to_lowercase()).filter(|t| !t.is_empty());
+/// A kind of name that tracks are kept together by, and the name, however it is written.
+type Group = (u8, String);
+
+fn name(text: &Option<String>) -> Option<String> {
+    text.as_ref().map(|t| t.trim().to_lowercase()).filter(|t| !t.is_empty())
+}
+
+fn group(track: &Candidate) -> Group {
     match (name(&track.artist), name(&track.album)) {
         (Some(artist), _) => (0, artist),
         (None, Some(album)) => (1, album),
         (None, None) => (2, track.id.to_string()),
     }
+}
+
+/// The group of each track, where an album with tracks of no artist has joined the artists that it names.
+fn artists_together(tracks: &[Candidate]) -> Vec<Group> {
+    let untagged: BTreeSet<Group> = tracks.iter().map(group).filter(|(kind, _)| *kind == 1).collect();
+    // Each to another of the same artists, until one that has none: the least of them.
+    let mut joined: BTreeMap<Group, Group> = BTreeMap::new();
+    fn least(mut group: Group, joined: &BTreeMap<Group, Group>) -> Group {
+        while let Some(other) = joined.get(&group) {
+            group = other.clone();
+        }
+        group
+    }
+    for track in tracks {
+        let album = name(&track.album).map(|album| (1, album)).filter(|album| untagged.contains(album));
+        if let Some(album) = album {
+            let (a, b) = (least(group(track), &joined), least(album, &joined));
+            if a != b {
+                joined.insert(a.clone().max(b.clone()), a.min(b));
+            }
+        }
+    }
+    tracks.iter().map(|track| least(group(track), &joined)).collect()
 }
 
 /// The place, where one time ends and the next begins, that leaves a share as near as can be to this behind it, and
@@ -292,7 +321,7 @@ fn boundary(order: &[(i64, &TrackId)], share: f64) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeSet, HashMap};
+    use std::collections::HashMap;
 
     use super::*;
 
@@ -352,6 +381,29 @@ mod tests {
             assert!((200..=220).contains(&test), "seed {seed}: {test}");
             assert!(valid as f64 >= 0.1 * (1000 - test) as f64 && valid as f64 <= 0.11 * (1000 - test) as f64);
         }
+        // A track without an artist is kept with everyone that its album names, and with all that is theirs.
+        let mut loose = tracks.clone();
+        let of = |artist: Option<&str>, album: &str, track: &mut Candidate| {
+            (track.artist, track.album) = (artist.map(String::from), Some(album.into()));
+        };
+        for (n, track) in loose.iter_mut().enumerate().take(60) {
+            match n % 6 {
+                0 => of(Some("Ann"), "Both", track),
+                1 => of(Some("Bob"), "both ", track),
+                2 => of(None, "Both", track),
+                3 => of(Some("bob"), "Another", track),
+                4 => of(None, "Another", track),
+                _ => of(Some("Ann"), "Alone", track),
+            }
+        }
+        let mut seen = BTreeSet::new();
+        for seed in 0..50 {
+            let split = TrackSplit::by_artist(&loose, &SplitConfig { seed, ..SplitConfig::default() }).unwrap();
+            let parts: BTreeSet<_> = loose[..60].iter().map(|track| split.parts[&track.id] as usize).collect();
+            assert_eq!(parts.len(), 1, "seed {seed}");
+            seen.extend(parts);
+        }
+        assert_eq!(seen.len(), 3, "it is held out, too");
         // Who has more than the share stays.
         let of_one = |n: usize| Candidate { artist: Some("one".into()), album: None, ..tracks[n].clone() };
         let most: Vec<_> = (0..600).map(of_one).chain(tracks[600..].iter().cloned()).collect();
