@@ -27,9 +27,14 @@ python3 $here/events.py --programmes "$programmes" --tracks "$work/tracks.csv" -
   --out "$work/data"
 # A quarter of the works with sound is held out.
 "$debut" --config $here/recipe.toml factorize "$work/events.csv" --split "$work/split.csv" --out "$work/factors"
-"$debut" --config $here/recipe.toml train --data "$work/data" --factors "$work/factors" --name nyphil --out "$work/model"
-"$debut" evaluate --model "$work/model" --data "$work/data" --factors "$work/factors" --events "$work/events.csv" \
+for seed in 1 2 3; do
+  "$debut" --config $here/recipe.toml --set train.seed=$seed train --data "$work/data" --factors "$work/factors" --name nyphil \
+    --out "$work/model-$seed"
+done
+"$debut" evaluate --model "$work/model-1" --model "$work/model-2" --model "$work/model-3" --data "$work/data" --factors "$work/factors" --events "$work/events.csv" \
   --segments 6 -k 10 | tee "$work/scores.md"
-"$debut" embed --manifest "$work/tracks.csv" --model "$work/model" --segments 6 --out "$work/vectors.npy"
-python3 $here/baselines.py --factors "$work/factors" --events "$work/events.csv" --tracks "$work/tracks.csv" \
-  --programmes "$programmes" --vectors "$work/vectors.npy" -k 10 | tee -a "$work/scores.md"
+for seed in 1 2 3; do
+  "$debut" embed --manifest "$work/tracks.csv" --model "$work/model-$seed" --segments 6 --out "$work/vectors-$seed.npy"
+  python3 $here/baselines.py --factors "$work/factors" --events "$work/events.csv" --tracks "$work/tracks.csv" \
+    --programmes "$programmes" --vectors "$work/vectors-$seed.npy" -k 10 | tee -a "$work/scores.md"
+done
