@@ -99,7 +99,11 @@ def main():
             by_composer[composer(id)].append(plays[row])
             if id in heard:
                 with_sound[composer(id)].append(plays[row])
-    popularity = lambda of: np.array([np.mean(of[composer(id)]) if composer(id) in of else 0.0 for id in new])
+    # Of a composer without another work, the mean of all, as `debut evaluate` has it.
+    def popularity(of):
+        all_works = [n for plays in of.values() for n in plays]
+        return np.array([np.mean(of.get(composer(id), all_works)) for id in new])
+
     rows = {
         "random": np.zeros(len(new)),
         "popularity of the composer, works with sound": popularity(with_sound),
