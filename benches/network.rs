@@ -9,8 +9,8 @@
 //!
 //! `-- --train`, with the same settings, is that for training (`peers/train.py`): whole epochs of [`train`], with loader,
 //! dropout, clipping, optimiser, running average and the validation of one song an epoch. `peak_mb` is the
-//! process's before its last checkpoint, which takes 300 MB of its own. `--device wgpu` (built with that feature) and `--bf16`
-//! train there, with as many threads for batches as there are.
+//! process's before its last checkpoint, which takes 300 MB of its own. `--device wgpu` (built with that feature)
+//! trains there, `--device cuda --bf16` in mixed precision, with as many threads for batches as there are.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -75,12 +75,12 @@ fn embed(bencher: divan::Bencher, songs: usize) {
     bencher.counter(ItemsCount::new(songs)).bench(|| model.embed(mels.view()).unwrap());
 }
 
-/// Batch size, threads and songs; the threads are started.
 /// What follows an argument.
 fn value<'a>(arguments: &'a [String], name: &str) -> Option<&'a str> {
     arguments.iter().skip_while(|&a| a != name).nth(1).map(String::as_str)
 }
 
+/// Batch size, threads and songs; the threads are started.
 fn settings(arguments: &[String]) -> (usize, usize, usize) {
     let number = |name: &str, default: usize| value(arguments, name).map_or(default, |n| n.parse().expect("a number"));
     let threads = number("--threads", 1);
@@ -145,7 +145,7 @@ fn training(arguments: &[String]) {
     let precision = if arguments.iter().any(|a| a == "--bf16") { Precision::Bf16 } else { Precision::F32 };
     let workers = if device == Device::Cpu { 1 } else { 0 };
     // What an epoch ends with is longer than many of a GPU's steps.
-    let batches = if device == Device::Cpu { 4 } else { 100 };
+    let batches = if device == Device::Cpu { 4 } else { 100.min((tracks - 1) / batch) };
     let epoch: Vec<usize> = (1..=batches * batch).collect();
     let epochs = 1 + songs.div_ceil(epoch.len());
     let config = TrainConfig { epochs, batch_size: batch, workers, precision, ..TrainConfig::default() };

@@ -90,8 +90,8 @@ def main():
     parser.add_argument("--batches", type=int, nargs="+", default=[32, 64, 128])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--beside", default="", help="a program that takes turns with PyTorch")
-    parser.add_argument("--device", default="cpu", help="PyTorch's: cpu or cuda")
-    parser.add_argument("--bf16", action="store_true", help="PyTorch's mixed precision")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="PyTorch's")
+    parser.add_argument("--bf16", action="store_true", help="mixed precision, for both")
     parser.add_argument("--turn", type=int, nargs=2, metavar=("BATCH", "THREADS"), help="one turn of PyTorch")
     args = parser.parse_args()
     if args.turn:
@@ -103,7 +103,7 @@ def main():
             commands[0] += ["--bf16"] * args.bf16
             if args.beside:
                 ours = ["--batch", batch, "--threads", threads, "--songs", args.songs]
-                commands.append([*shlex.split(args.beside), *ours])
+                commands.append([*shlex.split(args.beside), *ours, *["--bf16"] * args.bf16])
             turns = {}
             for _ in range(args.rounds):
                 for command in commands:

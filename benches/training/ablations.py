@@ -9,7 +9,7 @@ errors, beside the difference to the first row with the same seeds, which is wha
 runs.
 
 WORK is that of models/game-music/make/make.sh (its data set and events must be there). Finished runs are kept in
-WORK/ablations and not run again, so the script can be stopped, and rows added. Needs Python 3.11 and `pip install numpy`.
+WORK/ablations and not run again, so the script can be stopped, and rows added. Needs Python 3.11 and `pip install numpy blake3`.
 A run of 40 epochs takes two to three minutes of two cores, all of both files three hours.
 
 A row: `what` it is; `set`, settings; `train`, further arguments, in which {ROW} is the run of another row with the same seed and
@@ -28,6 +28,7 @@ import tomllib
 from pathlib import Path
 
 import numpy as np
+from blake3 import blake3
 
 HERE = Path(__file__).parent
 RECIPE = HERE.parent.parent / "models/game-music/make/recipe.toml"
@@ -36,14 +37,17 @@ METRICS = ["map", "auc", "recall", "ndcg", "cosine"]
 
 class Bench:
     def __init__(self, args, split):
-        self.debut, self.work, self.split = args.debut, args.work, split
+        self.debut, self.work, self.split, self.share = args.debut, args.work, split, args.share
         self.data, self.events = args.work / f"data-{args.share}", args.work / f"events-{args.share}.csv"
         self.factors = args.work / f"factors-{args.share}-{split}"
         self.rows = tomllib.loads(args.rows.read_text())
         self.common = self.rows.pop("common", {}).get("set", [])
         self.pre = self.rows.pop("pre", None)
+        wanted = self.data / f"splits/{split}.csv"
         if not (self.factors / "factors.toml").exists():
-            self.run("factorize", self.events, "--split", self.data / f"splits/{split}.csv", "--out", self.factors)
+            self.run("factorize", self.events, "--split", wanted, "--out", self.factors)
+        if (self.factors / "split.csv").read_text() != wanted.read_text():
+            raise SystemExit(f"{self.factors}: of another split than {wanted}; remove the folder to make it again")
 
     def run(self, verb, *arguments, settings=()):
         """The objects that a verb prints."""
@@ -55,10 +59,15 @@ class Bench:
         return [json.loads(line) for line in done.stdout.splitlines()]
 
     def folder(self, name, seed):
-        return self.work / "ablations" / self.split / name / str(seed)
+        return self.work / "ablations" / f"{self.share}-{self.split}" / name / str(seed)
 
     def made_by(self, row):
-        return {"row": row, "common": self.common, "recipe": RECIPE.read_text(), "data": (self.data / "data.toml").read_text()}
+        row = {key: value for key, value in row.items() if key != "what"}
+        texts = [RECIPE, self.data / "data.toml", self.factors / "factors.toml"]
+        from_rows = [x[1:-1] for x in row.get("train", []) if x[:1] == "{" and x[1:-1] in self.rows]
+        from_rows += [row["choose"]["model"]] if "choose" in row else []
+        after = [self.pre] * ("{pre}" in row.get("train", [])) + [self.rows[name] for name in from_rows]
+        return {"row": row, "common": self.common, "texts": [t.read_text() for t in texts], "after": [self.made_by(r) for r in after]}
 
     def is_made(self, out, made_by):
         """Whether the run is there, of this recipe and this data."""
@@ -70,8 +79,9 @@ class Bench:
         return True
 
     def keep(self, out, made_by):
-        for checkpoint in ("last.safetensors", "best.safetensors")[: 1 if made_by["row"] is self.pre else 2]:
-            (out / checkpoint).unlink(missing_ok=True)  # 190 MB a run
+        # 190 MB a run; of pre-training the best is what is started from.
+        for checkpoint in ["last.safetensors"] + ["best.safetensors"] * (out / "model.toml").exists():
+            (out / checkpoint).unlink(missing_ok=True)
         partial = out / "made_by.partial"
         partial.write_text(json.dumps(made_by))
         partial.replace(out / "made_by.json")
@@ -89,7 +99,7 @@ class Bench:
         row = self.rows[name]
         if "of" in row:
             return self.trained(row["of"], seed)
-        out, made_by = self.folder(name, seed), self.made_by({k: v for k, v in row.items() if k != "what"})
+        out, made_by = self.folder(name, seed), self.made_by(row)
         if self.is_made(out, made_by):
             return out
         print(f"{self.split}: {name}, seed {seed}", file=sys.stderr)
@@ -132,8 +142,6 @@ class Bench:
 
     def labelled(self, names, seed, share):
         """As `debut train --labelled SHARE` draws them: by BLAKE3 of the seed and the id."""
-        from blake3 import blake3  # pip install blake3, for this row alone
-
         def place(name):
             digest = blake3((seed ^ 0x6C6162).to_bytes(8, "little") + name.encode()).digest()
             return (int.from_bytes(digest[:8], "little") >> 11) / 2**53
@@ -152,7 +160,8 @@ class Bench:
             for name in of:
                 called = tomllib.loads((runs[self.rows[name].get("of", name)] / "model.toml").read_text())["name"]
                 method = "network" if len(runs) == 1 else f"network {called}"
-                line = methods[method + (" + artist" if self.rows[name].get("artist") else "")]
+                # Where no artist has other songs, nothing joins, and there is no such line.
+                line = methods.get(method + (" + artist" if self.rows[name].get("artist") else ""), methods[method])
                 found[name] = {m: line[m]["mean"] if isinstance(line[m], dict) else line[m] for m in METRICS}
         return found
 
@@ -174,6 +183,8 @@ def main():
     parser.add_argument("--debut", default=os.path.join(os.environ.get("CARGO_TARGET_DIR", "target"), "release/debut"))
     args = parser.parse_args()
     bench = Bench(args, args.split)
+    if unknown := set(args.only or []) - set(bench.rows):
+        raise SystemExit(f"--only: no row {', '.join(sorted(unknown))} in {args.rows}")
     names = [name for name in bench.rows if not args.only or name in args.only]
     seeds = [bench.scores(names, seed) for seed in args.seeds]
 

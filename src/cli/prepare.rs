@@ -21,7 +21,7 @@ track), so what was heard is not heard again; stopped (Ctrl-C) or killed, the sa
 left out, and remembered in failed.csv.
 
 Writes tracks.csv, report.json, and three splits of the tracks that were listened to: splits/track.csv by a hash of the id;
-artist.csv by whole artists (albums where there is none); time.csv by release (`released`, a date or a year; else the first
+artist.csv by whole artists (albums where there is none; artists of an album with tracks of nobody stay together); time.csv by release (`released`, a date or a year; else the first
 play). [split] in `debut status --settings` has the shares and the seed.";
 
 #[derive(clap::Args, Debug)]

@@ -54,7 +54,7 @@ pub struct Args {
 
 pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     let started = Instant::now();
-    check_recipe(&context)?;
+    check_recipe(args.run.device, &context)?;
     args.run.check(&args.out)?;
     let factors = args.factors.as_deref().map(Factors::load).transpose()?;
     let split = match (&args.factors, &factors) {

@@ -87,7 +87,7 @@ pub struct Args {
 pub fn run(args: Args, context: Context) -> Result<ExitCode> {
     let started = Instant::now();
     let config = &context.config;
-    check_recipe(&context)?;
+    check_recipe(args.run.device, &context)?;
     let factors = Factors::load(&args.factors)?;
     if factors.dimensions() != config.encoder.dimensions {
         return Err(Error::mismatch(
@@ -204,7 +204,11 @@ pub fn run(args: Args, context: Context) -> Result<ExitCode> {
         scores: [("validation_cosine".to_string(), trained.best.valid_cosine)].into(),
     };
     write_toml(&args.out.join("config.toml"), config)?;
-    let mut model = Model::new(model_config, &trained.weights)?.on(args.run.device)?;
+    let on_cpu = |why| {
+        tracing::warn!("the trained network is asked on the CPU: {why}");
+        Model::new(model_config.clone(), &trained.weights)
+    };
+    let mut model = Model::new(model_config.clone(), &trained.weights)?.on(args.run.device).or_else(on_cpu)?;
     let infos: Vec<&TrackInfo> = joined.iter().map(|&(track, _)| &data.inputs[track].info).collect();
     let listeners: Vec<u32> = joined.iter().map(|&(_, row)| factors.plays[row]).collect();
     let tracks = Tracks {

@@ -10,7 +10,7 @@ use indicatif::ProgressBar;
 
 use super::{Context, print_json, progress};
 use crate::audio::FrontEnd;
-use crate::encoder::{Device, Epoch, Lesson, Moment, Trained, forget, is_begun, train};
+use crate::encoder::{Device, Epoch, Lesson, Moment, Trained, check_device, forget, is_begun, train};
 use crate::error::{Error, Result};
 
 /// How a run begins where its folder holds one already.
@@ -44,10 +44,11 @@ impl Begin {
 /// Refuses what cannot be trained before anything is heard.
 ///
 /// # Errors
-/// `Invalid` for a setting out of its range, `Mismatch` where the network hears something else than the front end makes.
-pub fn check_recipe(context: &Context) -> Result<()> {
+/// `Invalid` for a setting out of its range, and a device that is not there, `Mismatch` where the network hears something else than the front end makes.
+pub fn check_recipe(device: Device, context: &Context) -> Result<()> {
     let (encoder, front_end) = (&context.config.encoder, FrontEnd::default());
     context.config.train.check()?;
+    check_device(device, context.config.train.precision)?;
     encoder.check()?;
     if encoder.mel_bands != front_end.mel_bands {
         return Err(Error::mismatch("encoder.mel_bands and the front end", front_end.mel_bands, encoder.mel_bands));

@@ -18,6 +18,7 @@ use crate::eval::{Candidate, Part, SplitConfig, TrackSplit};
 use crate::events::{Action, ConfidenceConfig, Event, EventsConfig, InteractionsBuilder};
 use crate::ids::TrackId;
 use crate::inputs::Input;
+use crate::store::names_somebody;
 
 /// The file of failures in a data set.
 const FAILED: &str = "failed.csv";
@@ -273,7 +274,8 @@ pub fn prepare(hearing: Hearing, listened_to: ListenedTo, settings: &Settings) -
         covered += plays;
         if played.is_some() {
             let time = released.flatten().or(first);
-            candidates.push(Candidate { id: id.clone(), artist: artist.clone(), album: album.clone(), time });
+            let named = |name: &Option<String>| name.clone().filter(|name| names_somebody(name));
+            candidates.push(Candidate { id: id.clone(), artist: named(&artist), album: named(&album), time });
         }
         rows.push(Row {
             id,

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use burn::tensor::FloatDType;
+use half::f16;
 use ndarray::{Array2, Array3};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -10,15 +11,19 @@ use rayon::prelude::*;
 
 use super::infer::Network;
 use super::on_device::{self, OnDevice};
-use super::optimiser::{State, Step};
+use super::optimiser::{Optimiser, State, Step};
 use super::recipe::Precision;
 use super::tape::Tape;
-use super::{Device, EncoderConfig, Weights};
+use super::{Device, EncoderConfig, LAYERS, Weights};
 use crate::error::{Error, Result};
 
-/// Below this cosine a device's gradient is not the processor's. With products of 16 bits and eight of them in a row it
-/// is about 0.9999.
-const AGREEMENT: f64 = 0.99;
+/// How near the gradient by a layer's weights, or by its biases, must be to the processor's: the cosine, and by how much of
+/// its length it may be longer or shorter. Products of 19 bits, which tensor cores make of 32-bit ones, choose another frame
+/// of some pools, and leave a cosine of 0.998 or so.
+const AGREEMENT: (f64, f64) = (0.99, 0.05);
+/// The same for products of 16 bits, seven of them in a row and back: on burn's CPU backend the biases of the first
+/// convolution are left with 0.95, and 0.88 of the length.
+const ROUGH_AGREEMENT: (f64, f64) = (0.9, 0.25);
 
 /// The network, the optimiser and what they hold.
 pub(crate) enum Learner {
@@ -45,7 +50,7 @@ impl Learner {
                 Precision::F32 => FloatDType::F32,
                 Precision::Bf16 => FloatDType::BF16,
             };
-            check(config, &state.weights, rows, |state| OnDevice::new(device, products, config, state))?;
+            check(device, products, config, rows)?;
             return Ok(Learner::Device(Box::new(OnDevice::new(device, products, config, &state)?)));
         }
         Ok(Learner::Cpu {
@@ -128,7 +133,7 @@ impl Judge {
 ///
 /// # Errors
 /// `Invalid` where the device is not there, or this precision is not for it.
-pub(crate) fn check_device(device: Device, precision: Precision) -> Result<()> {
+pub fn check_device(device: Device, precision: Precision) -> Result<()> {
     if device == Device::Cpu && precision != Precision::F32 {
         let expected = "f32 on the processor (others: --device)";
         return Err(Error::invalid("train.precision", expected, format!("{precision:?}").to_lowercase()));
@@ -150,55 +155,87 @@ fn length(gradients: &[Vec<f32>]) -> f64 {
 
 /// Compares a device's gradient with the processor's before it is trusted with hours: a driver was seen that multiplied
 /// matrices wrongly without a word. On noise, at the size that training has, since kernels are chosen for each.
-fn check(
-    config: &EncoderConfig,
-    weights: &Weights,
-    rows: usize,
-    open: impl FnOnce(&State) -> Result<OnDevice>,
-) -> Result<()> {
-    let mut rng = ChaCha8Rng::seed_from_u64(1);
-    // Noise about what each band is like, so that no unit is all on or off; no two frames alike, so that every pool has
-    // one loudest.
-    let mels = Array3::from_shape_fn((rows, config.frames, config.mel_bands), |(.., m)| {
-        weights.mean[m] + weights.std[m] * rng.random_range(-1.7f32..1.7)
-    });
-    let d_answers = Array2::from_shape_simple_fn((rows, config.dimensions), || rng.random_range(-1.0f32..1.0));
-    let mut tape = Tape::new(config);
-    tape.forward(weights, mels.view(), None);
-    let expected = tape.backward(weights, None, d_answers.view());
-    // One step of plain descent along the gradient, at a rate of 1 and without momentum, is the gradient.
-    let (start, zeros) = (weights.clone(), weights.zeros_like());
-    let state = State { average: start.clone(), first: zeros.clone(), second: zeros, weights: start };
-    let mut there = open(&state)?;
-    let step = Step {
-        optimiser: super::recipe::Optimiser::Sgd,
-        learning_rate: 1.0,
-        momentum: 0.0,
-        weight_decay: 0.0,
-        average: 0.0,
-        number: 0,
-        shorten: 1.0,
-    };
-    there.forward(&mels, None)?;
-    there.step(d_answers.view(), &step, 0.0)?;
-    // Without momentum the velocity is the gradient.
-    let found = there.state()?.first.flat();
-    let expected = expected.iter().flatten().copied();
-    let (mut dot, mut ours, mut theirs) = (0.0, 0.0, 0.0);
-    for (a, b) in expected.zip(found) {
-        let (a, b) = (f64::from(a), f64::from(b));
-        dot += a * b;
-        ours += a * a;
-        theirs += b * b;
+///
+/// # Errors
+/// `Invalid` where a layer's differs.
+fn check(device: Device, products: FloatDType, config: &EncoderConfig, rows: usize) -> Result<()> {
+    let trial = Trial::new(config, rows);
+    let found = trial.gradient_on(&mut OnDevice::new(device, products, config, &trial.state)?)?;
+    let near = if products == FloatDType::F32 { AGREEMENT } else { ROUGH_AGREEMENT };
+    trial.compare(&found, near).map_err(|found| {
+        Error::invalid("device", "one that computes the network's gradient rightly", format!("{device}, {found}"))
+    })
+}
+
+/// A step whose gradient every layer takes part in.
+struct Trial {
+    config: EncoderConfig,
+    state: State,
+    mels: Array3<f32>,
+    d_answers: Array2<f32>,
+}
+
+impl Trial {
+    fn new(config: &EncoderConfig, rows: usize) -> Trial {
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let mut weights = Weights::random(config, 1);
+        // The output layer begins so small that next to nothing would flow below it.
+        if let Some(output) = weights.layers.last_mut() {
+            let size = (output.weight.iter().map(|w| w * w).sum::<f32>() / output.weight.len() as f32).sqrt();
+            output.weight *= (2.0 / output.weight.nrows() as f32).sqrt() / size;
+        }
+        // No two frames are alike, so every pool has one loudest.
+        let shape = (rows, config.frames, config.mel_bands);
+        Trial {
+            config: config.clone(),
+            state: State::new(weights),
+            // As spectrograms travel: a gradient's first layers would show the rounding.
+            mels: Array3::from_shape_simple_fn(shape, || f16::from_f32(rng.random_range(-1.7f32..1.7)).to_f32()),
+            d_answers: Array2::from_shape_simple_fn((rows, config.dimensions), || rng.random_range(-1.0f32..1.0)),
+        }
     }
-    let cosine = dot / (ours * theirs).sqrt();
-    let ratio = (theirs / ours).sqrt();
-    // Not a number is far, too.
-    if cosine >= AGREEMENT && (ratio - 1.0).abs() < 0.05 {
-        return Ok(());
+
+    /// The gradient by each slice of the weights, on the processor.
+    fn gradient(&self) -> Vec<Vec<f32>> {
+        let mut tape = Tape::new(&self.config);
+        tape.forward(&self.state.weights, self.mels.view(), None);
+        tape.backward(&self.state.weights, None, self.d_answers.view()).to_vec()
     }
-    let found = format!("a gradient with a cosine of {cosine:.4} with the processor's, {ratio:.3} times as long");
-    Err(Error::invalid("device", "one that computes the network's gradient rightly", found))
+
+    /// The same on a device.
+    fn gradient_on(&self, device: &mut OnDevice) -> Result<Vec<Vec<f32>>> {
+        // Without momentum a step's velocity is the gradient.
+        let step = Step {
+            optimiser: Optimiser::Sgd,
+            learning_rate: 1.0,
+            momentum: 0.0,
+            weight_decay: 0.0,
+            average: 0.0,
+            number: 0,
+            shorten: 1.0,
+        };
+        device.forward(&self.mels, None)?;
+        device.step(self.d_answers.view(), &step, 0.0)?;
+        Ok(device.state()?.first.slices_mut().into_iter().map(|slice| slice.to_vec()).collect())
+    }
+
+    /// What is wrong with `found`, if anything is: the first slice with a smaller cosine, or of another length.
+    fn compare(&self, found: &[Vec<f32>], (least, apart): (f64, f64)) -> std::result::Result<(), String> {
+        for (i, (ours, theirs)) in self.gradient().iter().zip(found).enumerate() {
+            let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>();
+            let (length, other) = (dot(ours, ours).sqrt(), dot(theirs, theirs).sqrt());
+            let (cosine, ratio) = (dot(ours, theirs) / (length * other), other / length);
+            // Not a number is far, too.
+            if !(cosine >= least && (ratio - 1.0).abs() <= apart) {
+                let of = if i % 2 == 0 { "weights" } else { "biases" };
+                return Err(format!(
+                    "whose gradient by the {of} of {} has a cosine of {cosine:.4} with the processor's and is {ratio:.3} times as long",
+                    LAYERS[i / 2]
+                ));
+            }
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -206,39 +243,32 @@ mod tests {
     use super::*;
     use crate::encoder::tests::tiny;
 
-    /// Standardised as `check`'s noise is.
-    fn weights(config: &EncoderConfig) -> Weights {
-        let mut weights = Weights::random(config, 3);
-        weights.mean.fill(4.0);
-        weights.std.fill(2.0);
-        weights
-    }
-
     #[test]
     fn a_device_is_trusted_with_the_right_gradient_alone() {
-        for (config, products) in [
-            (tiny(), FloatDType::F32),
-            (tiny(), FloatDType::BF16),
-            (EncoderConfig::default(), FloatDType::F32),
-            (EncoderConfig::default(), FloatDType::BF16),
-        ] {
-            let weights = weights(&config);
-            let open = |state: &State| OnDevice::new(Device::Flex, products, &config, state);
-            check(&config, &weights, 3, open).unwrap();
-            // As from a driver that gets one of the layers wrong.
-            let wrong = |state: &State| {
-                let mut state = state.clone();
-                state.weights.layers[1].weight.mapv_inplace(|w| -w);
-                open(&state)
-            };
-            let refused = check(&config, &weights, 3, wrong).unwrap_err().to_string();
-            assert!(refused.contains("gradient with a cosine"), "{refused}");
+        for config in [tiny(), EncoderConfig::default()] {
+            for (products, near) in [(FloatDType::F32, (0.9999, 0.001)), (FloatDType::BF16, ROUGH_AGREEMENT)] {
+                check(Device::Flex, products, &config, 3).unwrap();
+                let trial = Trial::new(&config, 3);
+                let mut device = OnDevice::new(Device::Flex, products, &config, &trial.state).unwrap();
+                let found = trial.gradient_on(&mut device).unwrap();
+                trial.compare(&found, near).unwrap();
+                // As from a driver that gets one layer wrong, whichever it is.
+                for slice in 0..14 {
+                    let wrong: [fn(&mut f32); 4] = [|x| *x = -*x, |x| *x = 0.0, |x| *x *= 1.5, |x| *x = f32::NAN];
+                    for spoil in wrong {
+                        let mut spoilt = found.clone();
+                        spoilt[slice].iter_mut().for_each(spoil);
+                        let refused = trial.compare(&spoilt, near).unwrap_err();
+                        assert!(refused.contains(LAYERS[slice / 2]), "{refused}");
+                    }
+                }
+            }
         }
     }
 
     #[test]
     fn what_the_processor_cannot_do_is_refused() {
-        let state = State::new(weights(&tiny()));
+        let state = State::new(Weights::random(&tiny(), 1));
         let refused = Learner::new(Device::Cpu, Precision::Bf16, &tiny(), state, 2).err().unwrap().to_string();
         assert!(refused.contains("train.precision") && refused.contains("--device"), "{refused}");
     }

@@ -59,6 +59,7 @@ pub use confidence::Calibration;
 pub use dataset::Spectrograms;
 pub use device::Device;
 pub use embed::BATCH;
+pub use learner::check_device;
 pub use model::{Confidence, Model, ModelConfig, Prediction, check_name, held_out_hash};
 pub use objective::Objective;
 pub use recipe::TrainConfig;

@@ -60,8 +60,9 @@ pub struct TrainConfig {
     pub half_evidence: f64,
     /// Whether each visit hears another random crop of the window (true) or always its middle.
     pub crop: bool,
-    /// What the network's matrix products are computed in, on a device that can (`f32`): `bf16` is mixed precision, with
-    /// weights, moments and sums in 32 bits.
+    /// What the network's matrix products are computed in (`f32`, of which a card's tensor cores may take 19 bits): `bf16` is
+    /// mixed precision, with weights, moments, pooling over time and dense outputs in 32 bits. Of burn's devices `cuda` alone
+    /// computes in it. It is no part of a run's identity: a run may be gone on with in the other.
     pub precision: Precision,
     /// At most this many windows of each track are used, nearest the middle first (8).
     pub windows: usize,
@@ -69,10 +70,10 @@ pub struct TrainConfig {
     pub augment: Augment,
     /// Stop when what is judged by has not improved for this many epochs (0: never).
     pub patience: usize,
-    /// Equal seeds, settings and data give equal numbers on one machine.
+    /// Equal seeds, settings and data give equal numbers on one machine's CPU.
     pub seed: u64,
-    /// Threads that read and prepare batches (0: as many as there are cores, at most 4; at most 32
-    /// for another device than the CPU). Any number gives the same numbers. Each holds up to two batches (10 MB each for 32 tracks).
+    /// Threads that read and prepare batches (0: as many as there are cores, at most 4; for another
+    /// device than the CPU at most 32, and 2 GB of batches). Any number gives the same numbers. Each holds up to two batches (10 MB each for 32 tracks).
     pub workers: usize,
     /// Seconds between two checkpoints (30). One of the preset is 150 MB, and takes a second or so to write.
     pub checkpoint_seconds: f64,

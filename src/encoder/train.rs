@@ -3,7 +3,7 @@
 //! `out/` holds, each written whole or not at all: `metrics.jsonl` (a line per epoch), `curve.svg`, `best.safetensors` (the
 //! weights of the best epoch) and `last.safetensors` (weights, running average and optimiser state, as of any step); and
 //! `events.out.tfevents.debut`, which TensorBoard follows as it grows. Training into a folder that holds an unfinished run of
-//! the same settings and data continues it, and ends with the same numbers as if it had never stopped.
+//! the same settings and data continues it, and ends, on the CPU, with the same numbers as if it had never stopped.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -17,7 +17,7 @@ use super::learner::{Learner, check_device};
 use super::loader::Loader;
 use super::objective::{Jury, Objective, check_split, constant_loss, unit_targets};
 use super::optimiser::{State, Step};
-use super::recipe::{JudgeBy, TrainConfig};
+use super::recipe::{JudgeBy, Precision, TrainConfig};
 use super::{Device, EncoderConfig, Weights, journal};
 use crate::error::{Error, Result};
 
@@ -168,24 +168,34 @@ pub fn train(
     };
     let source = &source;
     journal::begin(out, &done.epochs, constant_loss)?;
+    if is_finished(config, judge, &done.epochs) {
+        return trained(best, done.epochs, constant_loss);
+    }
     let saved = Instant::now();
     // Of the largest batch, which most are.
     let rows = config.batch_size.min(train.len()) * if matches!(objective, Objective::SameTrack) { 2 } else { 1 };
     let learner = Learner::new(device, config.precision, encoder, state, rows)?;
     let mut run = Run { config, encoder, source, judge, constant_loss, out, done, learner, best, saved };
-    if !run.is_finished() {
-        let place = (run.done.epochs.len(), (run.done.steps - run.first_step()) as usize);
-        std::thread::scope(|scope| {
-            // Dropped at the end of this closure or by an error, it ends its threads.
-            let mut loader = Loader::start(scope, source, workers(config, device), place, config.epochs);
-            while !run.is_finished() {
-                run.epoch(&mut loader, progress)?;
-            }
-            Ok(())
-        })?;
-    }
-    let best = run.best.ok_or_else(|| Error::invalid("training", "a best epoch", "none"))?;
-    Ok(Trained { weights: best.weights, best: best.epoch, epochs: run.done.epochs, constant_loss })
+    let place = (run.done.epochs.len(), (run.done.steps - run.first_step()) as usize);
+    let workers = workers(config, device, rows * encoder.frames * encoder.mel_bands);
+    std::thread::scope(|scope| {
+        // Dropped at the end of this closure or by an error, it ends its threads.
+        let mut loader = Loader::start(scope, source, workers, place, config.epochs);
+        while !run.is_finished() {
+            run.epoch(&mut loader, progress)?;
+        }
+        Ok(())
+    })?;
+    trained(run.best, run.done.epochs, constant_loss)
+}
+
+fn trained(best: Option<Best>, epochs: Vec<Epoch>, constant_loss: f64) -> Result<Trained> {
+    let best = best.ok_or_else(|| Error::invalid("training", "a best epoch", "none"))?;
+    Ok(Trained { weights: best.weights, best: best.epoch, epochs, constant_loss })
+}
+
+fn is_finished(config: &TrainConfig, judge: JudgeBy, epochs: &[Epoch]) -> bool {
+    epochs.len() >= config.epochs || out_of_patience(judge, epochs, config.patience)
 }
 
 /// A run under way.
@@ -205,8 +215,7 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn is_finished(&self) -> bool {
-        let epochs = &self.done.epochs;
-        epochs.len() >= self.config.epochs || out_of_patience(self.judge, epochs, self.config.patience)
+        is_finished(self.config, self.judge, &self.done.epochs)
     }
 
     /// The step that the epoch begins with.
@@ -322,13 +331,13 @@ impl Run<'_> {
     }
 }
 
-/// Threads that make batches.
-fn workers(config: &TrainConfig, device: Device) -> usize {
+/// Threads that make batches, each of so many numbers.
+fn workers(config: &TrainConfig, device: Device, numbers: usize) -> usize {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     match (config.workers, device) {
         (0, Device::Cpu) => cores.min(4),
-        // The cores have nothing else to do, and the device is several times as fast.
-        (0, _) => cores.min(32),
+        // The cores have nothing else to do, and the device is several times as fast. Each thread holds two batches: 2 GB.
+        (0, _) => cores.min(32).min((1 << 31) / (8 * numbers)).max(1),
         (chosen, _) => chosen,
     }
 }
@@ -394,9 +403,9 @@ fn out_of_patience(judge: JudgeBy, epochs: &[Epoch], patience: usize) -> bool {
 }
 
 /// Names a run: its settings, its spectrograms, its targets, its split and its start. (Not what changes no number: how many
-/// threads make batches, and how often they are saved.)
+/// threads make batches, and how often they are saved; nor the precision: a run is gone on with where there is no other.)
 fn run_hash(config: &TrainConfig, encoder: &EncoderConfig, lesson: &Lesson) -> Result<String> {
-    let config = TrainConfig { workers: 0, checkpoint_seconds: 0.0, ..config.clone() };
+    let config = TrainConfig { workers: 0, checkpoint_seconds: 0.0, precision: Precision::F32, ..config.clone() };
     let words = serde_json::to_vec(&(config, encoder, lesson.train, lesson.valid))
         .map_err(|e| Error::invalid("training settings", "a value that JSON can hold", e))?;
     let mut hasher = blake3::Hasher::new();
@@ -434,7 +443,7 @@ mod tests {
 
     use super::*;
     use crate::encoder::dataset::tests::Planted;
-    use crate::encoder::recipe::{Augment, Loss, Optimiser, Precision};
+    use crate::encoder::recipe::{Augment, Loss, Optimiser};
     use crate::encoder::tests::tiny;
 
     fn quick() -> TrainConfig {

@@ -117,7 +117,7 @@ impl TrackSplit {
 
     /// By whole artists (the album where there is none, the track itself where there is neither), in the order of a hash
     /// of the name, until the share is met. One that would overshoot it by more than a tenth is passed over. A track without
-    /// an artist may be by any that its album names, so all of these stay together.
+    /// an artist may be by any that its album names, so all of these stay together (unless they are more than 16).
     pub fn by_artist(tracks: &[Candidate], config: &SplitConfig) -> Result<TrackSplit> {
         let mut groups: BTreeMap<(u8, String), Vec<&TrackId>> = BTreeMap::new();
         for (track, group) in tracks.iter().zip(artists_together(tracks)) {
@@ -288,27 +288,40 @@ fn group(track: &Candidate) -> Group {
     }
 }
 
+/// An album that names more artists joins none: of a compilation, each would bring in all that is his elsewhere.
+const NAMED_AT_MOST: usize = 16;
+
 /// The group of each track, where an album with tracks of no artist has joined the artists that it names.
 fn artists_together(tracks: &[Candidate]) -> Vec<Group> {
-    let untagged: BTreeSet<Group> = tracks.iter().map(group).filter(|(kind, _)| *kind == 1).collect();
-    // Each to another of the same artists, until one that has none: the least of them.
-    let mut joined: BTreeMap<Group, Group> = BTreeMap::new();
-    fn least(mut group: Group, joined: &BTreeMap<Group, Group>) -> Group {
-        while let Some(other) = joined.get(&group) {
-            group = other.clone();
-        }
-        group
-    }
-    for track in tracks {
-        let album = name(&track.album).map(|album| (1, album)).filter(|album| untagged.contains(album));
-        if let Some(album) = album {
-            let (a, b) = (least(group(track), &joined), least(album, &joined));
-            if a != b {
-                joined.insert(a.clone().max(b.clone()), a.min(b));
-            }
+    let groups: Vec<Group> = tracks.iter().map(group).collect();
+    // Numbered in the order of their names, so that the order of the tracks does not matter.
+    let names: Vec<&Group> = groups.iter().collect::<BTreeSet<_>>().into_iter().collect();
+    let number = |group: &Group| names.binary_search(&group).ok();
+    let mut named: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
+    for (track, group) in tracks.iter().zip(&groups) {
+        // Only an album that is a group of its own has tracks without an artist.
+        let album = name(&track.album).and_then(|album| number(&(1, album)));
+        if let (Some(album), Some(artist)) = (album, number(group).filter(|_| group.0 == 0)) {
+            named.entry(album).or_default().insert(artist);
         }
     }
-    tracks.iter().map(|track| least(group(track), &joined)).collect()
+    // A forest: each points to another of the same artists, the first of them to itself.
+    let mut first: Vec<usize> = (0..names.len()).collect();
+    let find = |first: &mut Vec<usize>, mut at: usize| {
+        while first[at] != at {
+            first[at] = first[first[at]];
+            at = first[at];
+        }
+        at
+    };
+    for (album, artists) in named.into_iter().filter(|(_, artists)| artists.len() <= NAMED_AT_MOST) {
+        for artist in artists {
+            let (a, b) = (find(&mut first, artist), find(&mut first, album));
+            first[a.max(b)] = a.min(b);
+        }
+    }
+    let joined = |group: &Group| names[find(&mut first, number(group).expect("numbered above"))].clone();
+    groups.iter().map(joined).collect()
 }
 
 /// The place, where one time ends and the next begins, that leaves a share as near as can be to this behind it, and
@@ -404,6 +417,14 @@ mod tests {
             seen.extend(parts);
         }
         assert_eq!(seen.len(), 3, "it is held out, too");
+        // A compilation of many joins nobody.
+        for (n, track) in loose.iter_mut().enumerate().take(400) {
+            let artist = format!("one of many, {}", n % 20);
+            of(Some(&artist).filter(|_| n >= 20).map(String::as_str), if n < 40 { "Hits" } else { "Own" }, track);
+        }
+        let split = TrackSplit::by_artist(&loose, &SplitConfig::default()).unwrap();
+        let parts: BTreeSet<_> = loose[20..400].iter().map(|track| split.parts[&track.id] as usize).collect();
+        assert!(parts.len() > 1);
         // Who has more than the share stays.
         let of_one = |n: usize| Candidate { artist: Some("one".into()), album: None, ..tracks[n].clone() };
         let most: Vec<_> = (0..600).map(of_one).chain(tracks[600..].iter().cloned()).collect();

@@ -39,7 +39,7 @@ pub use schema::SCHEMA_VERSION;
 pub(crate) use types::lossy;
 pub use types::{
     Change, Failure, FileOutcome, FileRecord, FileStamp, Listener, Met, Served, Song, Source, SpaceRow, Status, Track,
-    TrackChange, TrackInfo,
+    TrackChange, TrackInfo, names_somebody,
 };
 
 use crate::error::{Error, Result};

@@ -60,12 +60,7 @@ impl TrackInfo {
     /// Whose songs are evidence of this one: the artist's; where none is named, the album's; of compilations and of what
     /// nobody named, nobody's.
     pub fn artist_or_album(&self) -> Option<&str> {
-        const NOBODY: [&str; 7] =
-            ["various artists", "various", "va", "unknown artist", "unknown", "unknown album", "[unknown]"];
-        let named = |name: &&str| {
-            let name = name.trim();
-            !name.is_empty() && !NOBODY.iter().any(|nobody| name.eq_ignore_ascii_case(nobody))
-        };
+        let named = |name: &&str| names_somebody(name);
         // An album of various artists is not an artist's.
         match &self.artist {
             Some(artist) => Some(artist.as_str()).filter(named),
@@ -89,6 +84,14 @@ impl TrackInfo {
             regions: self.regions.or(then.regions),
         }
     }
+}
+
+/// Whether an artist's or album's name is one; taggers write "Various Artists" where they know none.
+pub fn names_somebody(name: &str) -> bool {
+    const NOBODY: [&str; 7] =
+        ["various artists", "various", "va", "unknown artist", "unknown", "unknown album", "[unknown]"];
+    let name = name.trim();
+    !name.is_empty() && !NOBODY.iter().any(|nobody| name.eq_ignore_ascii_case(nobody))
 }
 
 /// One track of the catalogue.
