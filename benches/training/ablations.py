@@ -10,7 +10,7 @@ runs.
 
 WORK is that of models/game-music/make/make.sh (its data set and events must be there). Finished runs are kept in
 WORK/ablations and not run again, so the script can be stopped, and rows added. Needs Python 3.11 and `pip install numpy blake3`.
-A run of 40 epochs takes two to three minutes of two cores, all of both files three hours.
+A run of 40 epochs takes two to three minutes of two cores, all of both files four hours.
 
 A row: `what` it is; `set`, settings; `train`, further arguments, in which {ROW} is the run of another row with the same seed and
 {pre} that of [pre], made by `debut pretrain`; `of`, whose network it scores another way; `evaluate`, arguments; `artist = true`

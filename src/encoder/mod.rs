@@ -274,7 +274,7 @@ pub struct AudioEncoder {
     /// Whether the device multiplies a matrix whose rows overlap in memory; the kernels of GPUs do not.
     #[module(skip)]
     overlapping: bool,
-    /// What the matrix products are computed in, and the convolutions' outputs kept in.
+    /// What the matrix products and the pools are computed in.
     #[module(skip)]
     products: FloatDType,
     #[module(skip)]
@@ -296,8 +296,8 @@ impl AudioEncoder {
     }
 
     /// The network with the weights and biases of `layers`, which lie on the device, whose matrix products are computed in
-    /// `products`: below 32 bits, that is mixed precision (Micikevicius et al. 2018), with the weights, what is pooled over
-    /// time and the outputs of the dense layers in 32.
+    /// `products`: below 32 bits, that is mixed precision (Micikevicius et al. 2018), with weights, biases, ReLUs and all that is
+    /// summed over time in 32.
     fn of(
         config: &EncoderConfig,
         (mean, std): (&Array1<f32>, &Array1<f32>),
@@ -332,9 +332,8 @@ impl AudioEncoder {
         let bands = self.config.mel_bands;
         let mean = self.mean.clone().reshape([1, 1, bands]);
         let std = self.std.clone().reshape([1, 1, bands]);
-        let x = ((mels - mean) / std).cast(self.products);
-        let x = (0..CONVOLUTIONS).fold(x, |x, i| self.convolve(i, x));
-        over_time(x.cast(FloatDType::F32))
+        let x = (0..CONVOLUTIONS).fold((mels - mean) / std, |x, i| self.convolve(i, x));
+        over_time(x)
     }
 
     /// The dense layers: `[b, 3 * channels]` to factors `[b, dimensions]`.
@@ -358,7 +357,7 @@ impl AudioEncoder {
     fn convolve(&self, i: usize, x: Tensor<3>) -> Tensor<3> {
         let [b, t, c] = x.dims();
         let Affine { weight, bias } = &self.layers[i];
-        let (weight, bias) = (weight.val().cast(self.products), bias.val().cast(self.products));
+        let (x, weight, bias) = (x.cast(self.products), weight.val().cast(self.products), bias.val());
         let [_, channels] = weight.dims();
         let kernel = self.config.kernel;
         let pool = self.config.pools.get(i).copied().unwrap_or(1);
@@ -383,7 +382,8 @@ impl AudioEncoder {
             let windows = Tensor::cat(frames, 2).reshape([b * taken, kernel * c]);
             windows.matmul(weight).reshape([b, pooled, pool, channels]).max_dim(2).reshape([b, pooled, channels])
         };
-        relu(loudest + bias.reshape([1, 1, channels]))
+        // In 32 bits again, since the way back sums a bias over all frames.
+        relu(loudest.cast(FloatDType::F32) + bias.reshape([1, 1, channels]))
     }
 }
 

@@ -61,7 +61,7 @@ pub struct TrainConfig {
     /// Whether each visit hears another random crop of the window (true) or always its middle.
     pub crop: bool,
     /// What the network's matrix products are computed in (`f32`, of which a card's tensor cores may take 19 bits): `bf16` is
-    /// mixed precision, with weights, moments, pooling over time and dense outputs in 32 bits. Of burn's devices `cuda` alone
+    /// mixed precision, with weights, biases, moments and what is summed over time in 32 bits. Of burn's devices `cuda` alone
     /// computes in it. It is no part of a run's identity: a run may be gone on with in the other.
     pub precision: Precision,
     /// At most this many windows of each track are used, nearest the middle first (8).
