@@ -26,8 +26,16 @@ const ROUGH_AGREEMENT: (f64, f64) = (0.8, 0.5);
 
 /// The network, the optimiser and what they hold.
 pub(crate) enum Learner {
-    Cpu { config: EncoderConfig, tape: Box<Tape>, state: Box<State>, dropout: Option<[Array2<f32>; 2]> },
+    Cpu(Box<OnCpu>),
     Device(Box<OnDevice>),
+}
+
+pub(crate) struct OnCpu {
+    config: EncoderConfig,
+    tape: Tape,
+    state: State,
+    /// Of the last forward pass.
+    dropout: Option<[Array2<f32>; 2]>,
 }
 
 impl Learner {
@@ -52,20 +60,15 @@ impl Learner {
             check(device, products, config, rows)?;
             return Ok(Learner::Device(Box::new(OnDevice::new(device, products, config, &state)?)));
         }
-        Ok(Learner::Cpu {
-            config: config.clone(),
-            tape: Box::new(Tape::new(config)),
-            state: Box::new(state),
-            dropout: None,
-        })
+        Ok(Learner::Cpu(Box::new(OnCpu { config: config.clone(), tape: Tape::new(config), state, dropout: None })))
     }
 
     /// The answers to a batch, `[rows, dimensions]`, which the next [`Learner::step`] learns from.
     pub fn forward(&mut self, mels: &Array3<f32>, dropout: Option<[Array2<f32>; 2]>) -> Result<Array2<f32>> {
         match self {
-            Learner::Cpu { tape, state, dropout: kept, .. } => {
-                *kept = dropout;
-                Ok(tape.forward(&state.weights, mels.view(), kept.as_ref()))
+            Learner::Cpu(cpu) => {
+                cpu.dropout = dropout;
+                Ok(cpu.tape.forward(&cpu.state.weights, mels.view(), cpu.dropout.as_ref()))
             }
             Learner::Device(device) => device.forward(mels, dropout.as_ref()),
         }
@@ -75,7 +78,8 @@ impl Learner {
     /// never). Returns its length before that; where that is not finite, no step was taken that could be gone on from.
     pub fn step(&mut self, d_answers: &Array2<f32>, step: Step, clip: f64) -> Result<f64> {
         match self {
-            Learner::Cpu { tape, state, dropout, .. } => {
+            Learner::Cpu(cpu) => {
+                let OnCpu { tape, state, dropout, .. } = &mut **cpu;
                 let gradients = tape.backward(&state.weights, dropout.as_ref(), d_answers.view());
                 let length = length(gradients);
                 if length.is_finite() {
@@ -91,7 +95,7 @@ impl Learner {
     /// The network with the running average of the weights, as it is now.
     pub fn judge(&self) -> Judge {
         match self {
-            Learner::Cpu { config, state, .. } => Judge::Cpu(Box::new(Network::new(config, &state.average))),
+            Learner::Cpu(cpu) => Judge::Cpu(Box::new(Network::new(&cpu.config, &cpu.state.average))),
             Learner::Device(device) => Judge::Device(Box::new(device.judge())),
         }
     }
@@ -99,14 +103,14 @@ impl Learner {
     /// The running average of the weights.
     pub fn average(&self) -> Result<Weights> {
         match self {
-            Learner::Cpu { state, .. } => Ok(state.average.clone()),
+            Learner::Cpu(cpu) => Ok(cpu.state.average.clone()),
             Learner::Device(device) => device.average(),
         }
     }
 
     pub fn state(&self) -> Result<Cow<'_, State>> {
         match self {
-            Learner::Cpu { state, .. } => Ok(Cow::Borrowed(state)),
+            Learner::Cpu(cpu) => Ok(Cow::Borrowed(&cpu.state)),
             Learner::Device(device) => device.state().map(Cow::Owned),
         }
     }

@@ -164,7 +164,7 @@ impl OnDevice {
         let mut at = 0;
         let mut take = |numbers: usize| {
             at += numbers;
-            row.clone().slice([at - numbers..at])
+            row.clone().narrow(0, at - numbers, numbers)
         };
         let layers = self.config.shapes().into_iter().map(|(i, o)| (take(i * o).reshape([i, o]), take(o))).collect();
         AudioEncoder::of(&self.config, (&self.mean, &self.std), layers, device, self.products)
