@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the shipped model again, from the audio up: 2.2 GB of audio, half an hour on two cores.
+# Makes the shipped model again, from the audio up: 2.2 GB of audio, more than half an hour on two cores.
 #
 #   models/game-music/make/make.sh [WORK]
 #
